@@ -1,0 +1,148 @@
+"""Attention of packed sequences over the paged cache, called by the library's own decoder layers.
+
+The layers hand their rotated queries, keys and values to the function registered here, and with them
+the batch that the engine runs: a `PackedPrefill` or a `PagedDecode`. Knows no pruning: a prefill may be
+asked for the text rows' attention on the visual columns, and does not ask what for.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from star_batch.engine.kv_cache import KVCache
+
+ATTENTION = "star_batch_packed"
+
+
+class BatchAttention(Protocol):
+    """How one batch attends in one layer."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Queries `[H, T, d]`, keys and values `[H_kv, T, d]` of packed tokens to outputs `[H, T, d]`."""
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    batch: BatchAttention,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    out = batch.attend(module.layer_idx, query[0], key[0], value[0], scaling)  # type: ignore[arg-type]
+    return out.transpose(0, 1).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION, _packed_attention)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one packed sequence lies: `before | visual | after`, from `start` on."""
+
+    start: int
+    before: int
+    visual: int
+    after: int
+
+    @property
+    def length(self) -> int:
+        return self.before + self.visual + self.after
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def visual_start(self) -> int:
+        return self.start + self.before
+
+    @property
+    def visual_end(self) -> int:
+        return self.visual_start + self.visual
+
+
+class PackedPrefill:
+    """Causal attention within each of several packed sequences; keys and values go to the cache.
+
+    If `score_layer` is set, `scores` holds for that layer and each sequence the attention of the text
+    rows after the image on the visual columns, `[H, T, N]` in float32, softmaxed over all keys that a
+    row sees. Without text after the image the row of the last token stands for it.
+    """
+
+    def __init__(self, cache: KVCache, spans: list[Span], slots: Tensor, score_layer: int | None = None) -> None:
+        self.spans = spans
+        self.scores: list[Tensor] = []
+        self._cache = cache
+        self._slots = slots
+        self._score_layer = score_layer
+        self._runs = _equal_runs(spans)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        self._cache.write(layer, self._slots, key, value)
+        repeats = query.shape[0] // key.shape[0]
+        key, value = key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
+        if layer == self._score_layer:
+            self.scores = [_text_to_visual(span, query, key, scaling) for span in self.spans]
+        parts = [_causal(run, query, key, value, scaling) for run in self._runs]
+        return torch.cat(parts, dim=1)
+
+
+def _equal_runs(spans: list[Span]) -> list[tuple[slice, int]]:
+    """Neighbours of equal length share one kernel call: `(packed tokens, sequences)` of each run."""
+    runs: list[tuple[slice, int]] = []
+    length = 0
+    for span in spans:
+        if runs and span.length == length:
+            tokens, count = runs[-1]
+            runs[-1] = (slice(tokens.start, span.end), count + 1)
+        else:
+            runs.append((slice(span.start, span.end), 1))
+            length = span.length
+    return runs
+
+
+def _causal(run: tuple[slice, int], query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attention `[H, tokens, d]` within the sequences of one run, as heads x sequences x tokens."""
+    tokens, count = run
+    q, k, v = (x[:, tokens].unflatten(1, (count, -1)) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).flatten(1, 2)
+
+
+def _text_to_visual(span: Span, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    num_rows = max(1, span.after)
+    rows = query[:, span.end - num_rows : span.end].float() * scaling
+    logits = rows @ key[:, span.start : span.end].float().mT
+    first = span.length - num_rows
+    future = torch.ones_like(logits[0], dtype=torch.bool).triu(diagonal=first + 1)
+    attention = logits.masked_fill(future, -torch.inf).softmax(dim=-1)
+    return attention[..., span.before : span.before + span.visual]
+
+
+class PagedDecode:
+    """One new token for each of several sequences, over the keys and values of their own slots.
+
+    For every layer group: `new_slots [B]` where the new token goes, `slots [B, S]` all tokens of a row
+    (the new one included, padded with any slot), `is_held [B, S]` what is not padding.
+    """
+
+    def __init__(self, cache: KVCache, new_slots: list[Tensor], slots: list[Tensor], is_held: list[Tensor]) -> None:
+        self._cache = cache
+        self._new_slots = new_slots
+        self._slots = slots
+        self._masks = [held[:, None, None] for held in is_held]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        group = self._cache.group_of(layer)
+        self._cache.write(layer, self._new_slots[group], key, value)
+        keys, values = self._cache.read(layer, self._slots[group])
+        # The query heads of one key head become queries of one sequence: no key is repeated.
+        grouped = query.transpose(0, 1).unflatten(1, (key.shape[0], -1))
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._masks[group], scale=scaling)
+        return out.flatten(1, 2).transpose(0, 1)

@@ -1,0 +1,68 @@
+"""Keys and values in pages, one pool per layer group. Knows no sequence: it is given slots.
+
+A slot is the place of one token: `page * page_size + offset`. Layers before a late step hold more
+tokens of a sequence than those after it, so each group of layers has pages, and slots, of its own.
+"""
+
+import os
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from star_batch.models import VisionLanguageModel
+
+_CPU_SHARE, _CUDA_SHARE = 0.25, 0.85  # of the free memory; the rest is for weights' workspaces and activations
+
+
+class KVCache:
+    """Two tensors `[slots, H_kv, d]` for every layer, filled by slot and read by slot."""
+
+    def __init__(self, model: VisionLanguageModel, layer_groups: Seq[range], num_slots: Seq[int]) -> None:
+        self._group_of = [group for group, layers in enumerate(layer_groups) for _ in layers]
+        shapes = [(num_slots[group], model.num_kv_heads, model.head_dim) for group in self._group_of]
+        # Zeros, not empty: a masked slot is still multiplied by its weight of 0, and 0 x NaN is NaN.
+        self._keys = [torch.zeros(shape, dtype=model.dtype, device=model.device) for shape in shapes]
+        self._values = [torch.zeros_like(keys) for keys in self._keys]
+
+    def group_of(self, layer: int) -> int:
+        return self._group_of[layer]
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store keys and values `[H_kv, T, d]` in slots `[T]`."""
+        self._keys[layer].index_copy_(0, slots, key.transpose(0, 1))
+        self._values[layer].index_copy_(0, slots, value.transpose(0, 1))
+
+    def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, H_kv, S, d]` of slots `[B, S]`."""
+        return self._keys[layer][slots].transpose(1, 2), self._values[layer][slots].transpose(1, 2)
+
+
+def num_pages(
+    model: VisionLanguageModel,
+    layer_groups: Seq[range],
+    lengths: Seq[int],
+    *,
+    page_size: int,
+    max_rows: int,
+    memory_gib: float | None,
+) -> tuple[int, ...]:
+    """Pages per layer group: enough for `max_rows` rows of `lengths` tokens, as far as memory goes.
+
+    One row of the model's whole context fits if the memory holds it.
+    """
+    page_bytes = 2 * page_size * model.num_kv_heads * model.head_dim * model.dtype.itemsize
+    per_row = [-(-length // page_size) for length in lengths]
+    row_bytes = sum(pages * len(layers) * page_bytes for pages, layers in zip(per_row, layer_groups, strict=True))
+    memory = memory_gib * 2**30 if memory_gib is not None else _free_memory(model.device)
+    wanted_rows = max_rows if memory_gib is None else memory // row_bytes
+    whole_context = -(-model.context_length // page_size)
+    rows = min(wanted_rows, memory / row_bytes)
+    most = memory / (page_bytes * sum(map(len, layer_groups)))
+    return tuple(max(int(pages * rows), min(whole_context, int(most))) for pages in per_row)
+
+
+def _free_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
+    return _CPU_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,205 @@
+"""Runs what the scheduler chose: encodes images, prefills with pruning between layers, decodes one step.
+
+Introduces the model to the pruning plan; knows neither's inside. Decides nothing: not who runs, not
+which token comes next.
+"""
+
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from star_batch.engine import layout
+from star_batch.engine.attention import PackedPrefill, PagedDecode
+from star_batch.engine.kv_cache import KVCache
+from star_batch.engine.sequence import Sequence
+from star_batch.metrics import EngineStats
+from star_batch.models import ImageFeatures, VisionLanguageModel
+from star_batch.pruning import PruningPlan, VisualTokens, everything
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTables:
+    """Slots `[B, S]` per layer group of the rows that decode together; good until one comes or goes."""
+
+    sequences: tuple[Sequence, ...]
+    slots: list[Tensor]
+
+
+class Runner:
+    """Tensors in and out of one model, under one pruning plan."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        plan: PruningPlan,
+        cache: KVCache,
+        stats: EngineStats,
+        *,
+        page_size: int,
+        vision_batch: int,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.stats = stats
+        self._cache = cache
+        self._page_size = page_size
+        self.vision_batch = vision_batch
+        self._tables = DecodeTables((), [])
+        self._inner_seconds = 0.0
+
+    def encode(self, sequences: Seq[Sequence]) -> None:
+        """Visual embeddings of at most `vision_batch` sequences, pruned early; projects only what is kept.
+
+        The encoder always sees the same shape, so its rounding does not depend on company.
+        """
+        start = time.perf_counter()
+        with self._timed("vision_seconds"):
+            images = self.model.encode(self._pixels(sequences))
+        with self._timed("select_seconds"):
+            for index, sequence in enumerate(sequences):
+                sequence.kept = self._select_early(sequence, images, index)
+        with self._timed("vision_seconds"):
+            self._project(sequences, images.features)
+        self.stats.vision_batches += 1
+        for sequence in sequences:
+            sequence.pixels = None
+            sequence.clock.vision = time.perf_counter() - start
+
+    def prefill(self, sequences: Seq[Sequence]) -> Tensor:
+        """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
+        for sequence in sequences:
+            sequence.clock.prefill_start = time.perf_counter()
+        with self._timed("prefill_seconds"):
+            hidden = self._embed_prompts(sequences)
+            positions = layout.original_positions(sequences)
+            for group, layers in enumerate(self.plan.layer_groups):
+                hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
+                if scores:
+                    index = self._select_late(group, sequences, scores)
+                    hidden, positions = hidden[self._put(index)], positions[index]
+            ends = [span.end - 1 for span in layout.spans_of(sequences, len(self.plan.layer_groups) - 1)]
+            logits = self.model.logits(hidden[self._put(torch.tensor(ends))])
+        self._count_prefill(sequences)
+        for sequence in sequences:
+            sequence.visual = None
+            sequence.clock.decode_start = time.perf_counter()
+        return logits
+
+    def decode(self, sequences: Seq[Sequence]) -> Tensor:
+        """Next-token logits `[B, V]` after each sequence's latest token."""
+        with self._timed("decode_seconds"):
+            hidden = self.model.embed(self._put(torch.tensor([s.output[-1] for s in sequences])))
+            batch = self._decode_batch(sequences)
+            for group, layers in enumerate(self.plan.layer_groups):
+                is_compact = self.plan.positions == "compact"
+                positions = [s.next_position(group, is_compact=is_compact) for s in sequences]
+                rotary = self.model.rotary(self._put(torch.tensor(positions)))
+                for layer in layers:
+                    hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
+            logits = self.model.logits(hidden)
+        self.stats.decode_steps += 1
+        self.stats.decode_rows += len(sequences)
+        return logits
+
+    def _pixels(self, sequences: Seq[Sequence]) -> Tensor:
+        images = [sequence.pixels for sequence in sequences if sequence.pixels is not None]
+        padding = [np.zeros_like(images[0])] * (self.vision_batch - len(images))
+        return self._put(torch.from_numpy(np.stack([*images, *padding])))
+
+    def _select_early(self, sequence: Sequence, images: ImageFeatures, index: int) -> Tensor:
+        attention, features = images.attention[index], images.features[index]
+        num_visual, num_keep = features.shape[0], sequence.counts[0]
+        if self.plan.early is None or num_keep == num_visual:
+            return everything(num_visual, features.device)
+        return self.plan.early(VisualTokens(attention, features, sequence.seed), num_keep)
+
+    def _project(self, sequences: Seq[Sequence], features: Tensor) -> None:
+        kept = [features[i][s.kept] for i, s in enumerate(sequences)]
+        projected = self.model.project(torch.cat(kept)).split([len(k) for k in kept])
+        for sequence, visual in zip(sequences, projected, strict=True):
+            sequence.visual = visual
+
+    def _embed_prompts(self, sequences: Seq[Sequence]) -> Tensor:
+        """Packed embeddings `[T, W]`; the visual places are embedded as token 0 first, then filled."""
+        ids = [token for s in sequences for token in (*s.prompt.before, *[0] * s.counts[0], *s.prompt.after)]
+        hidden = self.model.embed(self._put(torch.tensor(ids)))
+        places = self._put(layout.visual_index(layout.spans_of(sequences, 0)))
+        hidden[places] = torch.cat([s.visual for s in sequences if s.visual is not None])
+        return hidden
+
+    def _prefill_group(
+        self, group: int, layers: range, sequences: Seq[Sequence], hidden: Tensor, positions: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states `[T, W]` after the group's layers, and the scores for the late step that follows, if any."""
+        spans = layout.spans_of(sequences, group)
+        slots = self._put(layout.prompt_slots(sequences, spans, group, self._page_size))
+        score_layer = layers[-1] if self._cuts_after(group, sequences) else None
+        batch = PackedPrefill(self._cache, spans, slots, score_layer)
+        is_compact = self.plan.positions == "compact"
+        rotary = self.model.rotary(self._put(layout.compact_positions(spans) if is_compact else positions))
+        for layer in layers:
+            hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
+        return hidden, batch.scores
+
+    def _cuts_after(self, group: int, sequences: Seq[Sequence]) -> bool:
+        return group < len(self.plan.late) and any(s.counts[group + 1] < s.counts[group] for s in sequences)
+
+    def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
+        """Packed places that go on to the next group."""
+        with self._timed("select_seconds"):
+            select = self.plan.late[group].select
+            kept = [select(s, q.counts[group + 1]).cpu() for s, q in zip(scores, sequences, strict=True)]
+            return layout.kept_index(layout.spans_of(sequences, group), kept)
+
+    def _decode_batch(self, sequences: Seq[Sequence]) -> PagedDecode:
+        tables = self._decode_tables(sequences)
+        new_slots, slots, held = [], [], []
+        for group, table in enumerate(tables.slots):
+            cached = torch.tensor([s.cached(group) for s in sequences])
+            longest = int(cached.max()) + 1
+            is_held = torch.arange(longest) <= cached.unsqueeze(1)
+            self.stats.padded_tokens += is_held.numel()
+            self.stats.padding_tokens += is_held.numel() - int(cached.sum()) - len(sequences)
+            new_slots.append(table.gather(1, self._put(cached).unsqueeze(1)).squeeze(1))
+            slots.append(table[:, :longest])
+            held.append(self._put(is_held))
+        return PagedDecode(self._cache, new_slots, slots, held)
+
+    def _decode_tables(self, sequences: Seq[Sequence]) -> DecodeTables:
+        if self._tables.sequences != tuple(sequences):
+            groups = range(len(self.plan.layer_groups))
+            slots = [self._put(layout.padded_slots(sequences, group, self._page_size)) for group in groups]
+            self._tables = DecodeTables(tuple(sequences), slots)
+        return self._tables
+
+    def _count_prefill(self, sequences: Seq[Sequence]) -> None:
+        self.stats.prefill_batches += 1
+        self.stats.prefill_rows += len(sequences)
+        groups = self.plan.layer_groups
+        for sequence in sequences:
+            self.stats.prefill_tokens += sequence.length
+            self.stats.prompt_tokens += sequence.prompt.num_tokens
+            self.stats.visual_tokens += sequence.num_visual
+            self.stats.early_tokens += sequence.counts[0]
+            self.stats.late_tokens += sequence.counts[-1]
+            self.stats.layer_tokens += sum(len(g) * n for g, n in zip(groups, sequence.counts, strict=True))
+            self.stats.row_layers += self.plan.num_layers
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.model.device, non_blocking=True)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Adds wall time to a stage of the stats; what a stage inside it took is counted there alone."""
+        start, outer = time.perf_counter(), self._inner_seconds
+        self._inner_seconds = 0.0
+        yield
+        elapsed = time.perf_counter() - start
+        setattr(self.stats, stage, getattr(self.stats, stage) + elapsed - self._inner_seconds)
+        self._inner_seconds = outer + elapsed

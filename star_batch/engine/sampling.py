@@ -1,0 +1,68 @@
+"""From logits to the next token of each sequence. Knows no batch: a row's token depends on that row alone."""
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from star_batch.engine.sequence import Sequence
+
+
+def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[int]:
+    """One token id per sequence from float32 logits `[B, V]`.
+
+    Greedy rows share one argmax on the device; rows with a temperature, choices or a minimum length are
+    looked at one by one.
+    """
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for index, sequence in enumerate(sequences):
+        if sequence.choice is not None:
+            tokens[index] = _choose(logits[index], sequence, stop_ids)
+        elif _is_plain(sequence):
+            continue
+        else:
+            tokens[index] = _pick(_without_stops(logits[index], sequence, stop_ids), sequence)
+    return tokens
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    limits = sequence.limits
+    return limits.temperature == 0.0 and len(sequence.output) >= limits.min_new_tokens
+
+
+def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
+    if len(sequence.output) >= sequence.limits.min_new_tokens:
+        return logits
+    return logits.index_fill(0, torch.tensor(sorted(stop_ids), device=logits.device), -torch.inf)
+
+
+def _pick(logits: Tensor, sequence: Sequence) -> int:
+    """Greedy at temperature 0; else a draw from the smallest set of tokens that holds `top_p` of the mass."""
+    limits = sequence.limits
+    if limits.temperature == 0.0:
+        return int(logits.argmax())
+    probabilities = nucleus((logits.cpu().double() / limits.temperature).softmax(dim=-1), limits.top_p)
+    return int(torch.multinomial(probabilities, 1, generator=_generator(sequence)))
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probabilities `[V]` with everything outside the nucleus set to zero (arXiv 1904.09751)."""
+    ordered, order = probabilities.sort(descending=True, stable=True)
+    is_outside = ordered.cumsum(dim=-1) - ordered >= top_p
+    return torch.zeros_like(probabilities).scatter(0, order, ordered.masked_fill(is_outside, 0.0))
+
+
+def _generator(sequence: Sequence) -> torch.Generator:
+    """Fresh for every draw: a function of the job's seed, the record's id and the step."""
+    mixed = (sequence.seed ^ sequence.limits.seed) * 1_000_003 + len(sequence.output)
+    return torch.Generator().manual_seed(mixed % 2**63)
+
+
+def _choose(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> int:
+    """The best of the tokens that lead on to a choice; its share among them goes into the sequence's probability."""
+    assert sequence.choice is not None
+    options = sequence.choice.options(end_id=min(stop_ids, default=None))
+    shares = logits[torch.tensor(options, device=logits.device)].double().softmax(dim=-1)
+    best = int(shares.argmax())
+    sequence.choice_probability *= float(shares[best])
+    return options[best]

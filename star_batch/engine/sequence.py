@@ -1,0 +1,103 @@
+"""One record on its way through the engine, carrying its own state. Knows no model and no neighbour.
+
+A sequence is `before | visual | after | output`. Its length differs between layer groups, because a
+late step leaves the later layers fewer visual tokens; everything else about it is the same in each.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from star_batch.engine.choices import ChoiceNode
+from star_batch.models import Prompt
+from star_batch.records import FinishReason, Pixels, Times
+
+
+@dataclass(slots=True, kw_only=True)
+class Clock:
+    """When a sequence passed each gate, in seconds of `time.perf_counter`."""
+
+    submitted: float = field(default_factory=time.perf_counter)
+    vision: float = 0.0
+    prefill_start: float = 0.0
+    decode_start: float = 0.0
+    finished: float = 0.0
+
+    def times(self) -> Times:
+        return Times(
+            waiting=max(0.0, self.prefill_start - self.submitted - self.vision),
+            vision=self.vision,
+            prefill=self.decode_start - self.prefill_start,
+            decode=self.finished - self.decode_start,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How one answer is decoded and when it ends."""
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True, eq=False)
+class Sequence:
+    """State of one record between submission and answer.
+
+    `counts` visual tokens per layer group; `pages` KV pages per layer group while it runs;
+    `visual [counts[0], W]` embeddings and `kept [counts[0]]` indices once its image is encoded;
+    `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
+    """
+
+    id: str
+    prompt: Prompt
+    pixels: Pixels | None
+    num_visual: int
+    counts: tuple[int, ...]
+    limits: Limits
+    clock: Clock = field(default_factory=Clock)
+    visual: Tensor | None = None
+    kept: Tensor | None = None
+    pages: tuple[list[int], ...] = ()
+    output: list[int] = field(default_factory=list)
+    choice: ChoiceNode | None = None
+    choice_probability: float = 1.0
+    text: str | None = None
+    finish_reason: FinishReason | None = None
+
+    @cached_property
+    def seed(self) -> int:
+        """A number that belongs to the record's id: the same in every run and on every machine."""
+        return int.from_bytes(hashlib.blake2b(self.id.encode(), digest_size=7).digest())
+
+    @property
+    def length(self) -> int:
+        """Post-pruning length: tokens that enter the language model."""
+        return self.prompt.num_tokens + self.counts[0]
+
+    @property
+    def capacities(self) -> tuple[int, ...]:
+        """Most tokens that each layer group will ever hold for it; the last token is never written."""
+        fixed = self.prompt.num_tokens + self.limits.max_new_tokens - 1
+        return tuple(fixed + count for count in self.counts)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def cached(self, group: int) -> int:
+        """Tokens of it in the group's KV cache before the next decode step."""
+        return self.prompt.num_tokens + self.counts[group] + len(self.output) - 1
+
+    def next_position(self, group: int, *, is_compact: bool) -> int:
+        """Rotary position of its latest token: counted on from the unpruned length, unless compact."""
+        if is_compact:
+            return self.cached(group)
+        return self.prompt.num_tokens + self.num_visual + len(self.output) - 1

@@ -1,0 +1,143 @@
+"""Every error that star_batch raises on purpose. Knows nothing but words.
+
+    StarBatchError
+    ├── ConfigError          an option or a file of options is wrong; nothing was loaded or read
+    ├── ModelError           the checkpoint is missing, unreadable or of a family that is not supported
+    ├── InputError           the input as a whole: unreadable, empty, or a column is missing
+    ├── OutputError          the output as a whole: not writable, or it holds another run's results
+    ├── ClusterError         Ray cannot be reached, or something failed there that is no record's fault
+    ├── Interrupted          somebody pressed Ctrl-C; what is committed stays
+    └── RecordError          one record; it becomes an error row and the job goes on
+        ├── ImageError
+        │   ├── ImageMissing, ImageFetchFailed, ImageUnreadable
+        │   └── ImageFormatRefused, ImageTooLarge
+        ├── PromptError
+        │   └── PromptMissing, PromptInvalid, PromptTooLong
+        ├── ValueInvalid
+        └── RowTooLarge
+
+A `RecordError` carries the stable word that goes into the answers' `error_type` column as `kind`.
+`exit_code` is what the command line returns for an error that stops the job.
+"""
+
+from typing import ClassVar
+
+
+class StarBatchError(Exception):
+    """The root: catch this to catch everything that star_batch raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(StarBatchError, ValueError):
+    """A configuration that cannot work; raised before a model is loaded or a file is read."""
+
+    exit_code = 2
+
+
+class ModelError(StarBatchError):
+    """A checkpoint that cannot be loaded or whose family is not supported."""
+
+    exit_code = 3
+
+
+class InputError(StarBatchError):
+    """The input as a whole cannot be used."""
+
+    exit_code = 4
+
+
+class OutputError(StarBatchError):
+    """The output as a whole cannot be used."""
+
+    exit_code = 5
+
+
+class ClusterError(StarBatchError):
+    """Ray cannot be reached, or something failed in one of its processes that is no record's fault."""
+
+    exit_code = 6
+
+
+class Interrupted(StarBatchError):
+    """Somebody pressed Ctrl-C; what is committed stays."""
+
+    exit_code = 130
+
+
+class RecordError(StarBatchError):
+    """One record cannot be answered. `kind` is the word written as `error_type`."""
+
+    kind: ClassVar[str] = "record"
+
+
+class ImageError(RecordError):
+    """Something about the record's image."""
+
+    kind = "image"
+
+
+class ImageMissing(ImageError):
+    """No image, or an empty one."""
+
+    kind = "image_missing"
+
+
+class ImageFetchFailed(ImageError):
+    """The image's path or URI could not be read."""
+
+    kind = "image_fetch_failed"
+
+
+class ImageUnreadable(ImageError):
+    """The bytes are truncated, broken, or no image at all."""
+
+    kind = "image_unreadable"
+
+
+class ImageFormatRefused(ImageError):
+    """An image, but of a format outside the allow-list."""
+
+    kind = "image_format_refused"
+
+
+class ImageTooLarge(ImageError):
+    """More pixels than the limit: a decompression bomb or a scan nobody meant to send."""
+
+    kind = "image_too_large"
+
+
+class PromptError(RecordError):
+    """Something about the record's prompt."""
+
+    kind = "prompt"
+
+
+class PromptMissing(PromptError):
+    """Null, empty or blank."""
+
+    kind = "prompt_missing"
+
+
+class PromptInvalid(PromptError):
+    """The prompt does not hold exactly one place for its image."""
+
+    kind = "prompt_invalid"
+
+
+class PromptTooLong(PromptError):
+    """Prompt, image and answer do not fit into the model's context."""
+
+    kind = "prompt_too_long"
+
+
+class ValueInvalid(RecordError):
+    """A per-record value (id, max_new_tokens, choices) is null or out of range."""
+
+    kind = "value_invalid"
+
+
+class RowTooLarge(RecordError):
+    """The record alone needs more KV cache than the engine has."""
+
+    kind = "row_too_large"

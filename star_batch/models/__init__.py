@@ -1,0 +1,55 @@
+"""Models compute: one adapter per family of transformers models. Knows no pruning, no batch policy, no files but a checkpoint's.
+
+A new family is one file here and one line in `FAMILIES`.
+"""
+
+from transformers import PreTrainedConfig
+
+from star_batch.errors import ModelError
+from star_batch.models.base import ImageFeatures, Rotary, VisionLanguageModel
+from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype
+from star_batch.models.llava import Llava
+from star_batch.models.preprocessor import Preprocessor, Prompt
+
+FAMILIES = {"llava": Llava}
+"""`model_type` of a checkpoint's configuration to its adapter."""
+
+
+def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[Llava]:
+    """The adapter for a checkpoint, after it has looked at the configuration.
+
+    Raises:
+        ModelError: the family, or something in this checkpoint of it, is not supported.
+    """
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        supported = ", ".join(FAMILIES)
+        message = f"{checkpoint.name}: model_type {config.model_type!r} is not supported; supported: {supported}"
+        raise ModelError(message)
+    family.check(config)
+    return family
+
+
+def load_preprocessor(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Preprocessor:
+    """Tokenizer, chat template and image processor of a checkpoint, without its weights.
+
+    Raises:
+        ModelError: the checkpoint is missing or has no processor.
+    """
+    checkpoint = Checkpoint(name=name, revision=revision, trust_remote_code=trust_remote_code)
+    return Preprocessor.from_checkpoint(checkpoint)
+
+
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "ImageFeatures",
+    "Preprocessor",
+    "Prompt",
+    "Rotary",
+    "VisionLanguageModel",
+    "choose_device",
+    "choose_dtype",
+    "family_of",
+    "load_preprocessor",
+]

@@ -1,0 +1,153 @@
+"""What a user chooses about pruning, decoding and the engine: plain data, refused at birth if wrong.
+
+Knows no model: whether a layer number exists in a checkpoint is checked when a plan is made for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from star_batch.errors import ConfigError
+
+Method = Literal["none", "random", "stride", "star", "vispruner"]
+EarlyScores = Literal["encoder", "features"]
+Positions = Literal["original", "compact"]
+Device = str
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+# Read by pydantic when these classes are fields of a configuration; costs no import here.
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    _require(value in allowed, f"{name}={value!r} is not known; choose one of {', '.join(allowed)}")
+
+
+def is_count(value: object) -> bool:
+    """A positive int that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_amount(name: str, value: int | float | None) -> None:
+    """A number of tokens (int >= 1) or a retention (float in (0, 1])."""
+    if value is None or is_count(value):
+        return
+    is_retention = isinstance(value, float) and 0.0 < value <= 1.0
+    _require(
+        is_retention, f"{name}={value!r}: give a number of visual tokens (1 or more) or a share above 0.0 up to 1.0"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """How many visual tokens to keep, and which.
+
+    `keep` is the mean over decoder layers of the visual tokens that a layer sees, as a number (int)
+    or as a share of the image's tokens (float in (0, 1]), so that methods compare at equal cost.
+    `None` keeps everything. Each method turns it into a schedule of its own; the other fields
+    override parts of that schedule, and are refused for methods that have no such part.
+
+    Raises:
+        ConfigError: a value is out of range, or the method has no use for a field that is set.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    method: Method = "none"
+    keep: int | float | None = None
+    early_keep: int | float | None = None
+    late_keep: int | float | None = None
+    late_layer: int | None = None
+    early_scores: EarlyScores = "encoder"
+    important_ratio: float = 0.5
+    positions: Positions = "original"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, get_args(Method))
+        _one_of("early_scores", self.early_scores, get_args(EarlyScores))
+        _one_of("positions", self.positions, get_args(Positions))
+        for name in ("keep", "early_keep", "late_keep"):
+            _check_amount(name, getattr(self, name))
+        ratio = self.important_ratio
+        _require(0.0 <= ratio <= 1.0, f"important_ratio={ratio!r}: give a share from 0.0 to 1.0")
+        layer = self.late_layer
+        _require(layer is None or is_count(layer), f"late_layer={layer!r}: give a layer number of 1 or more")
+        self._check_fields_fit_method()
+
+    def _check_fields_fit_method(self) -> None:
+        if self.method == "none":
+            _require(self.keep is None, f"method='none' keeps every token: leave out keep={self.keep!r}")
+        elif self.method != "star" or self.early_keep is None or self.late_keep is None:
+            _require(self.keep is not None, f"method={self.method!r} needs keep: a number of tokens or a share")
+        for owner, name, unset in _METHOD_FIELDS:
+            value = getattr(self, name)
+            message = f"{name}={value!r} belongs to method={owner!r}, not to {self.method!r}"
+            _require(self.method == owner or value == unset, message)
+
+
+# (the one method that reads it, field, its value when not set)
+_METHOD_FIELDS: tuple[tuple[Method, str, object], ...] = (
+    ("star", "early_keep", None),
+    ("star", "late_keep", None),
+    ("star", "late_layer", None),
+    ("star", "early_scores", "encoder"),
+    ("vispruner", "important_ratio", 0.5),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How answers are decoded. Greedy at temperature 0.
+
+    With a temperature, a row's draws depend on `seed`, its id and the step alone: never on its batch.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(is_count(self.max_new_tokens), f"max_new_tokens={self.max_new_tokens!r}: give 1 or more")
+        _require(self.temperature >= 0.0, f"temperature={self.temperature!r}: give 0.0 (greedy) or more")
+        _require(0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share above 0.0 up to 1.0")
+        _require(all(self.stop), "stop: an empty stop string would end every answer at once")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How much the engine takes at once. The defaults suit one accelerator or a small CPU.
+
+    `max_rows` decode slots; `max_prefill_tokens` per prefill batch; `page_size` tokens per KV page;
+    `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per encoder call.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    max_rows: int = 128
+    max_prefill_tokens: int = 8192
+    page_size: int = 16
+    kv_memory_gib: float | None = None
+    vision_batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "max_prefill_tokens", "page_size", "vision_batch"):
+            value = getattr(self, name)
+            _require(is_count(value), f"{name}={value!r}: give a whole number of 1 or more")
+        memory = self.kv_memory_gib
+        _require(memory is None or memory > 0.0, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")

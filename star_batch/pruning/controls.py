@@ -1,0 +1,57 @@
+"""The honest controls: nothing, chance, and every so many. A method that does not beat them is not worth its cost.
+
+Knows nothing of attention or features.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from star_batch.options import Pruning
+from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, resolve
+
+
+def select_random(num_tokens: int, num_keep: int, seed: int) -> Tensor:
+    """`num_keep` of `num_tokens` by chance, sorted; the same for the same seed on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(num_tokens, generator=generator)[:num_keep].sort().values
+
+
+def select_stride(num_tokens: int, num_keep: int) -> Tensor:
+    """`num_keep` of `num_tokens` at even distances, each in the middle of its share, sorted."""
+    return ((2 * torch.arange(num_keep) + 1) * num_tokens) // (2 * num_keep)
+
+
+def plan_none(pruning: Pruning, num_layers: int) -> PruningPlan:
+    """Every token in every layer."""
+    return PruningPlan(num_layers=num_layers, counts=lambda num_visual: (num_visual,), positions=pruning.positions)
+
+
+def plan_random(pruning: Pruning, num_layers: int) -> PruningPlan:
+    """Chance, seeded by the record: a rerun draws the same tokens."""
+    return _plan_early(partial(_random, pruning.seed), pruning, num_layers)
+
+
+def plan_stride(pruning: Pruning, num_layers: int) -> PruningPlan:
+    """Even distances in raster order."""
+    return _plan_early(_stride, pruning, num_layers)
+
+
+def _plan_early(early: EarlySelect, pruning: Pruning, num_layers: int) -> PruningPlan:
+    keep = pruning.keep or 1.0
+    return PruningPlan(
+        num_layers=num_layers,
+        counts=lambda num_visual: (resolve(keep, num_visual),),
+        early=early,
+        positions=pruning.positions,
+    )
+
+
+def _random(seed: int, tokens: VisualTokens, num_keep: int) -> Tensor:
+    num_tokens = tokens.features.shape[-2]
+    return select_random(num_tokens, num_keep, tokens.seed ^ seed).to(tokens.features.device)
+
+
+def _stride(tokens: VisualTokens, num_keep: int) -> Tensor:
+    return select_stride(tokens.features.shape[-2], num_keep).to(tokens.features.device)

@@ -1,0 +1,84 @@
+"""A pruning plan: which tokens go when, for a model of a given depth. Knows no method and no model.
+
+Legend: `N` visual tokens of an image, `L` decoder layers, `K` the layer from which a late step holds,
+counted from 0: layers `0..K-1` see what was kept before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from star_batch.errors import ConfigError
+from star_batch.options import Positions
+
+
+class VisualTokens(NamedTuple):
+    """One image as the vision encoder left it; all that an early selection may look at.
+
+    `attention [H, Q, N]` softmaxed over the visual keys (Q = 1 for a CLS row), `features [N, D]`
+    before the projector, `seed` a number that belongs to the record.
+    """
+
+    attention: Tensor
+    features: Tensor
+    seed: int
+
+
+EarlySelect: TypeAlias = Callable[[VisualTokens, int], Tensor]
+"""`(tokens, num_keep) -> kept [num_keep]`, sorted unique int64."""
+
+LateSelect: TypeAlias = Callable[[Tensor, int], Tensor]
+"""`(attention [H, T, N] of text rows on visual columns, num_keep) -> kept [num_keep]`."""
+
+Counts: TypeAlias = Callable[[int], tuple[int, ...]]
+"""`N -> visual tokens kept in each layer group`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateStep:
+    """From layer `layer` (1..L-1) on, only what `select` keeps; it sees the attention of layer `layer - 1`."""
+
+    layer: int
+    select: LateSelect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningPlan:
+    """An early selection, late steps in rising order, and the counts of both.
+
+    The late steps cut the decoder into `len(late) + 1` layer groups. Counts depend on `N` alone, so a
+    sequence's length in every group is known before it is prefilled.
+    """
+
+    num_layers: int
+    counts: Counts
+    early: EarlySelect | None = None
+    late: tuple[LateStep, ...] = ()
+    positions: Positions = "original"
+
+    @property
+    def layer_groups(self) -> tuple[range, ...]:
+        """The decoder layers of each group."""
+        bounds = [0, *(step.layer for step in self.late), self.num_layers]
+        return tuple(range(first, end) for first, end in zip(bounds, bounds[1:], strict=False))
+
+    def layer_mean(self, num_visual: int) -> float:
+        """Mean over layers of the visual tokens that a layer sees: the fair measure of cost."""
+        total = sum(len(group) * count for group, count in zip(self.layer_groups, self.counts(num_visual), strict=True))
+        return total / self.num_layers
+
+
+def resolve(amount: int | float, num_visual: int) -> int:
+    """A number of tokens from a number or a share, at least 1 and at most all."""
+    wanted = round(amount * num_visual) if isinstance(amount, float) else amount
+    return max(1, min(wanted, num_visual))
+
+
+def check_late_layer(layer: int, num_layers: int) -> None:
+    """Raises:
+    ConfigError: the model has no layers on both sides of `layer`.
+    """
+    if not 1 <= layer < num_layers:
+        raise ConfigError(f"late_layer={layer}: this model has {num_layers} layers; choose 1 to {num_layers - 1}")

@@ -1,0 +1,84 @@
+"""VisPruner (arXiv 2412.01818): some tokens for their attention, the rest for their diversity.
+
+Knows no model. Equal to the authors' published selection wherever that one runs; where an odd number
+of candidates remains (theirs raises) the even half may be one longer, and nothing else changes.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from star_batch.options import Pruning
+from star_batch.pruning import scores
+from star_batch.pruning.plan import PruningPlan, VisualTokens, resolve
+
+_STEP = 8  # duplicates dropped per round; the authors' constant
+
+
+def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: float = 0.5) -> Tensor:
+    """Important tokens by attention received, then diverse ones by dropping near-duplicates.
+
+    The rounds reorder the candidates by their cosines and split them by that order, so rounding is
+    amplified: cosines are computed once per image, in float64. Leading batch dimensions are allowed.
+
+    Args:
+        attention: `[H, Q, N]`, or `[H, N]` for one query such as CLS.
+        features: `[N, D]`, before the projector.
+        num_keep: how many to keep, at most N.
+        important_ratio: share of `num_keep` that is taken by attention (rounded down).
+
+    Returns:
+        Sorted unique int64 indices `[num_keep]`.
+    """
+    if attention.ndim == features.ndim:
+        attention = attention.unsqueeze(-2)
+    order = scores.ranked(scores.received(attention))
+    num_important = int(num_keep * important_ratio)
+    important, rest = order[..., :num_important], order[..., num_important:]
+    diverse = _drop_duplicates(cosines(features), rest, num_keep - num_important)
+    return torch.cat([important, diverse], dim=-1).sort(dim=-1).values
+
+
+def cosines(features: Tensor) -> Tensor:
+    """Cosine similarities `[..., N, D] -> [..., N, N]` in float64; a zero vector is similar to nothing."""
+    features = features.double()
+    unit = features / features.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    cosine: Tensor = unit @ unit.mT
+    return cosine
+
+
+def _drop_duplicates(cosine: Tensor, rest: Tensor, num_keep: int) -> Tensor:
+    """Shorten the ordered candidates `rest [..., M]` to `num_keep`, most similar first."""
+    if num_keep == 0:
+        return rest[..., :0]
+    while (excess := rest.shape[-1] - num_keep) > 0:
+        even, odd = rest[..., 0::2], rest[..., 1::2]
+        closest = _block(cosine, even, odd).amax(dim=-1)
+        survivors = even.gather(-1, scores.ranked(closest)[..., min(_STEP, excess) :])
+        rest = torch.cat([survivors, odd], dim=-1)
+    return rest
+
+
+def _block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`matrix[..., rows, columns]`: `[..., N, N], [..., R], [..., C] -> [..., R, C]`."""
+    picked = matrix.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, matrix.shape[-1]))
+    return picked.gather(-1, columns.unsqueeze(-2).expand(*rows.shape, columns.shape[-1]))
+
+
+def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
+    """One early cut to `keep` tokens; every layer sees the same."""
+    return PruningPlan(
+        num_layers=num_layers,
+        counts=partial(_count, pruning.keep or 1.0),
+        early=partial(_early, important_ratio=pruning.important_ratio),
+        positions=pruning.positions,
+    )
+
+
+def _early(tokens: VisualTokens, num_keep: int, important_ratio: float) -> Tensor:
+    return select(tokens.attention, tokens.features, num_keep, important_ratio)
+
+
+def _count(keep: int | float, num_visual: int) -> tuple[int]:
+    return (resolve(keep, num_visual),)

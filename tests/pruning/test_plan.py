@@ -1,0 +1,72 @@
+"""Budgets: equal layer-mean cost for every method, and overrides."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_batch.errors import ConfigError
+from star_batch.options import Pruning
+from star_batch.pruning import METHODS, make_plan
+
+
+def counts(num_visual: int = 576, num_layers: int = 32, **options: object) -> tuple[int, ...]:
+    return make_plan(Pruning(**options), num_layers, num_visual).counts(num_visual)  # type: ignore[arg-type]
+
+
+def test_star_keep_128_of_32_layers_is_192_then_64_from_layer_16() -> None:
+    plan = make_plan(Pruning(method="star", keep=128), 32, 576)
+    assert plan.counts(576) == (192, 64)
+    assert plan.layer_groups == (range(16), range(16, 32))
+    assert plan.layer_mean(576) == 128
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
+def test_keep_means_the_same_cost_for_every_method(method: str) -> None:
+    plan = make_plan(Pruning(method=method, keep=128), 32, 576)  # type: ignore[arg-type]
+    assert plan.layer_mean(576) == 128
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
+@pytest.mark.parametrize("keep", [576, 9999, 1.0])
+def test_keeping_more_than_there_is_keeps_all(method: str, keep: int | float) -> None:
+    assert set(counts(method=method, keep=keep)) == {576}
+
+
+def test_a_share_is_taken_of_the_image() -> None:
+    assert counts(method="vispruner", keep=0.25) == (144,)
+    assert counts(method="vispruner", keep=1) == (1,)
+
+
+def test_star_overrides() -> None:
+    assert counts(method="star", keep=128, early_keep=160) == (160, 96)
+    assert counts(method="star", keep=128, late_keep=32) == (224, 32)
+    assert counts(method="star", early_keep=200, late_keep=0.125) == (200, 72)
+    assert counts(method="star", keep=128, late_layer=8) == (256, 85)
+
+
+def test_star_above_two_thirds_keeps_all_early_and_meets_the_mean_late() -> None:
+    assert counts(method="star", keep=480) == (576, 384)
+
+
+def test_star_refuses_a_late_stage_larger_than_the_early_one() -> None:
+    with pytest.raises(ConfigError, match="early_keep=64 and late_keep=65"):
+        counts(method="star", early_keep=64, late_keep=65)
+
+
+@pytest.mark.parametrize("layer", [32, 99])
+def test_late_layer_out_of_range_says_what_is_allowed(layer: int) -> None:
+    with pytest.raises(ConfigError, match=f"late_layer={layer}: this model has 32 layers; choose 1 to 31"):
+        counts(method="star", keep=64, late_layer=layer)
+
+
+@given(
+    num_visual=st.integers(1, 3000),
+    keep=st.one_of(st.integers(1, 4000), st.floats(0.001, 1.0)),
+    half_depth=st.integers(1, 40),
+)
+def test_star_meets_the_mean_for_any_image(num_visual: int, keep: int | float, half_depth: int) -> None:
+    plan = make_plan(Pruning(method="star", keep=keep), 2 * half_depth, num_visual)
+    early, late = plan.counts(num_visual)
+    wanted = max(1, min(round(keep * num_visual) if isinstance(keep, float) else keep, num_visual))
+    assert 1 <= late <= early <= num_visual
+    assert abs(plan.layer_mean(num_visual) - wanted) <= 1
