@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoProcessor
 
 from star_batch.errors import ModelError, PromptInvalid, PromptMissing
 from star_batch.models.checkpoint import Checkpoint, first_line
@@ -55,14 +56,12 @@ class Preprocessor:
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "Preprocessor":
         """Reads the processor's files; no weights.
 
-        The PIL backend is asked for by name, so that the pixels do not depend on what else is installed.
-
         Raises:
             ModelError: the checkpoint has no processor or it cannot be read.
         """
         try:
-            images = AutoImageProcessor.from_pretrained(checkpoint.source, backend="pil", **checkpoint.arguments)
-            processor = AutoProcessor.from_pretrained(checkpoint.source, backend="pil", **checkpoint.arguments)
+            processor = AutoProcessor.from_pretrained(checkpoint.source, **checkpoint.arguments)
+            images = _pil_backend(processor.image_processor).from_pretrained(checkpoint.source, **checkpoint.arguments)
         except (OSError, ValueError) as error:
             message = f"{checkpoint.name}: its processor cannot be read: {first_line(error)}"
             raise ModelError(message) from error
@@ -131,3 +130,9 @@ class Preprocessor:
         ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
         place = ids.index(self.tokenizer.convert_tokens_to_ids(self.image_token))
         return Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]))
+
+
+def _pil_backend(image_processor: Any) -> Any:
+    """The PIL class of an image processor: pixels must not depend on whether torchvision is installed."""
+    family = type(image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
+    return getattr(transformers, f"{family}Pil", type(image_processor))

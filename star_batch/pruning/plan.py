@@ -6,6 +6,7 @@ counted from 0: layers `0..K-1` see what was kept before it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -62,7 +63,7 @@ class PruningPlan:
     def layer_groups(self) -> tuple[range, ...]:
         """The decoder layers of each group."""
         bounds = [0, *(step.layer for step in self.late), self.num_layers]
-        return tuple(range(first, end) for first, end in zip(bounds, bounds[1:], strict=False))
+        return tuple(range(first, end) for first, end in pairwise(bounds))
 
     def layer_mean(self, num_visual: int) -> float:
         """Mean over layers of the visual tokens that a layer sees: the fair measure of cost."""

@@ -11,7 +11,7 @@ from star_batch.records import Record
 def generate(checkpoint: str, records: Sequence[Record], max_new_tokens: int) -> list[tuple[int, ...]]:
     """Token ids after the prompt, the stop token included."""
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
-    processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
+    processor = AutoProcessor.from_pretrained(checkpoint)
     return [_generate_one(model.eval(), processor, record, max_new_tokens) for record in records]
 
 

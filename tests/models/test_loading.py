@@ -86,7 +86,7 @@ def test_float16_becomes_float32_on_cpu(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_are_tokenized_as_the_librarys_processor_does(tiny: Path) -> None:
-    processor = AutoProcessor.from_pretrained(tiny, backend="pil")
+    processor = AutoProcessor.from_pretrained(tiny)
     ours = load_preprocessor(str(tiny))
     for record in random_records(5):
         content = [{"type": "image"}, {"type": "text", "text": record.prompt}]
@@ -102,7 +102,7 @@ def test_prompts_are_tokenized_as_the_librarys_processor_does(tiny: Path) -> Non
 @pytest.mark.parametrize("size", [(80, 64), (20, 200), (56, 56)])
 def test_normalised_pixels_equal_the_librarys(tiny: Path, size: tuple[int, int]) -> None:
     image = random_image(3, size)
-    expected = AutoProcessor.from_pretrained(tiny, backend="pil").image_processor(image, return_tensors="np")
+    expected = AutoProcessor.from_pretrained(tiny).image_processor(image, return_tensors="np")
     ours = load_preprocessor(str(tiny))
     pixels = ours.pixels(image)
     assert pixels.dtype == np.uint8
@@ -137,7 +137,7 @@ def test_features_and_attention_equal_the_librarys(encoders, tower: str) -> None
     folder, ours = encoders[tower]
     library = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     images = [random_image(seed) for seed in range(3)]
-    inputs = AutoProcessor.from_pretrained(folder, backend="pil").image_processor(images, return_tensors="pt")
+    inputs = AutoProcessor.from_pretrained(folder).image_processor(images, return_tensors="pt")
     with torch.inference_mode():
         out = library.model.vision_tower(**inputs, output_hidden_states=True, output_attentions=True)
         preprocessor = load_preprocessor(str(folder))
