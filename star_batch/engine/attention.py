@@ -1,8 +1,8 @@
 """Attention of packed sequences over the paged cache, called by the library's own decoder layers.
 
 The layers hand their rotated queries, keys and values to the function registered here, and with them
-the batch that the engine runs: a `PackedPrefill` or a `PagedDecode`. Knows no pruning: a prefill may be
-asked for the text rows' attention on the visual columns, and does not ask what for.
+the batch that the engine runs: a `PackedPrefill`, a `GatheredDecode` or an `InPlaceDecode`. Knows no
+pruning: a prefill may be asked for the text rows' attention on the visual columns, and does not ask what for.
 """
 
 from dataclasses import dataclass
@@ -86,12 +86,17 @@ class PackedPrefill:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         self._cache.write(layer, self._slots, key, value)
-        repeats = query.shape[0] // key.shape[0]
-        key, value = key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
+        key, value = _repeated(key, query.shape[0]), _repeated(value, query.shape[0])
         if layer == self._score_layer:
             self.scores = [_text_to_visual(span, query, key, scaling) for span in self.spans]
         parts = [_causal(run, query, key, value, scaling) for run in self._runs]
         return torch.cat(parts, dim=1)
+
+
+def _repeated(heads: Tensor, num_heads: int) -> Tensor:
+    """Key or value heads `[H_kv, T, d]`, each as often as query heads share it."""
+    repeats = num_heads // heads.shape[0]
+    return heads if repeats == 1 else heads.repeat_interleave(repeats, 0)
 
 
 def _equal_runs(spans: list[Span]) -> list[tuple[slice, int]]:
@@ -125,8 +130,8 @@ def _text_to_visual(span: Span, query: Tensor, key: Tensor, scaling: float) -> T
     return attention[..., span.before : span.before + span.visual]
 
 
-class PagedDecode:
-    """One new token for each of several sequences, over the keys and values of their own slots.
+class GatheredDecode:
+    """One new token for each of several sequences, all in one kernel call over gathered keys and values.
 
     For every layer group: `new_slots [B]` where the new token goes, `slots [B, S]` all tokens of a row
     (the new one included, padded with any slot), `is_held [B, S]` what is not padding.
@@ -142,7 +147,36 @@ class PagedDecode:
         group = self._cache.group_of(layer)
         self._cache.write(layer, self._new_slots[group], key, value)
         keys, values = self._cache.read(layer, self._slots[group])
-        # The query heads of one key head become queries of one sequence: no key is repeated.
-        grouped = query.transpose(0, 1).unflatten(1, (key.shape[0], -1))
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._masks[group], scale=scaling)
+        mask = self._masks[group]
+        out = F.scaled_dot_product_attention(_grouped(query, key), keys, values, attn_mask=mask, scale=scaling)
         return out.flatten(1, 2).transpose(0, 1)
+
+
+class InPlaceDecode:
+    """One new token for each of several sequences, row by row, reading keys and values where they lie.
+
+    A kernel call per row costs microseconds and spares copying the whole cache at every step: on CPU the
+    better bargain for all but tiny models. `rows` holds, for every layer group, each row's slots: a slice
+    where its pages lie side by side, else `[S]` indices, which are gathered.
+    """
+
+    def __init__(self, cache: KVCache, new_slots: list[Tensor], rows: list[list[slice | Tensor]]) -> None:
+        self._cache = cache
+        self._new_slots = new_slots
+        self._rows = rows
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        group = self._cache.group_of(layer)
+        self._cache.write(layer, self._new_slots[group], key, value)
+        queries = _grouped(query, key).unsqueeze(1)
+        out = [
+            F.scaled_dot_product_attention(row_query, *self._cache.read_row(layer, slots), scale=scaling)
+            for row_query, slots in zip(queries, self._rows[group], strict=True)
+        ]
+        return torch.cat(out).flatten(1, 2).transpose(0, 1)
+
+
+def _grouped(query: Tensor, key: Tensor) -> Tensor:
+    """Queries `[H, B, d]` as `[B, H_kv, H / H_kv, d]`: the heads of one key head become queries of one sequence."""
+    grouped: Tensor = query.transpose(0, 1).unflatten(1, (key.shape[0], -1))
+    return grouped

@@ -37,6 +37,16 @@ class KVCache:
         """Keys and values `[B, H_kv, S, d]` of slots `[B, S]`."""
         return self._keys[layer][slots].transpose(1, 2), self._values[layer][slots].transpose(1, 2)
 
+    def read_row(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[1, H_kv, S, d]` of one row; a slice is read in place."""
+        keys, values = self._keys[layer][slots], self._values[layer][slots]
+        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+
+    @property
+    def token_bytes(self) -> int:
+        """Size of one token's keys and values in one layer."""
+        return 2 * self._keys[0][0].nbytes
+
 
 def num_pages(
     model: VisionLanguageModel,

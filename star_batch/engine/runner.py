@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from star_batch.engine import layout
-from star_batch.engine.attention import PackedPrefill, PagedDecode
+from star_batch.engine.attention import BatchAttention, GatheredDecode, InPlaceDecode, PackedPrefill
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.sequence import Sequence
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
+
+_COPY_BYTES = 65536  # on CPU, gathering less than this per row and layer is cheaper than a kernel call per row
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,24 @@ class Runner:
             kept = [select(s, q.counts[group + 1]).cpu() for s, q in zip(scores, sequences, strict=True)]
             return layout.kept_index(layout.spans_of(sequences, group), kept)
 
-    def _decode_batch(self, sequences: Seq[Sequence]) -> PagedDecode:
+    def _decode_batch(self, sequences: Seq[Sequence]) -> BatchAttention:
+        if self.model.device.type == "cpu" and self._mean_row_bytes(sequences) > _COPY_BYTES:
+            return self._in_place_batch(sequences)
+        return self._gathered_batch(sequences)
+
+    def _mean_row_bytes(self, sequences: Seq[Sequence]) -> float:
+        return self._cache.token_bytes * sum(s.cached(0) for s in sequences) / len(sequences)
+
+    def _in_place_batch(self, sequences: Seq[Sequence]) -> InPlaceDecode:
+        new_slots, rows = [], []
+        for group in range(len(self.plan.layer_groups)):
+            held = [layout.held_slots(s.pages[group], self._page_size, s.cached(group) + 1) for s in sequences]
+            rows.append(held)
+            new_slots.append(layout.last_slots(held))
+            self.stats.padded_tokens += sum(s.cached(group) + 1 for s in sequences)
+        return InPlaceDecode(self._cache, new_slots, rows)
+
+    def _gathered_batch(self, sequences: Seq[Sequence]) -> GatheredDecode:
         tables = self._decode_tables(sequences)
         new_slots, slots, held = [], [], []
         for group, table in enumerate(tables.slots):
@@ -169,7 +188,7 @@ class Runner:
             new_slots.append(table.gather(1, self._put(cached).unsqueeze(1)).squeeze(1))
             slots.append(table[:, :longest])
             held.append(self._put(is_held))
-        return PagedDecode(self._cache, new_slots, slots, held)
+        return GatheredDecode(self._cache, new_slots, slots, held)
 
     def _decode_tables(self, sequences: Seq[Sequence]) -> DecodeTables:
         if self._tables.sequences != tuple(sequences):

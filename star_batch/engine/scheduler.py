@@ -8,6 +8,7 @@ post-pruning length fill it: like lengths go together and nobody waits for ever.
 from dataclasses import dataclass
 from typing import Literal
 
+from star_batch.engine.pages import PagePool
 from star_batch.engine.sequence import Sequence
 
 
@@ -44,11 +45,11 @@ class Scheduler:
         self.budget = budget
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self._free = [list(range(count))[::-1] for count in budget.num_pages]
+        self._pools = [PagePool(count) for count in budget.num_pages]
 
     @property
     def num_free_pages(self) -> tuple[int, ...]:
-        return tuple(len(free) for free in self._free)
+        return tuple(pool.num_free for pool in self._pools)
 
     def add(self, sequence: Sequence) -> None:
         """Let it wait; `Budget.admits` must hold for it."""
@@ -95,19 +96,12 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence) -> bool:
         needs = self.budget.pages_for(sequence)
-        if any(need > len(free) for need, free in zip(needs, self._free, strict=True)):
+        if any(need > pool.num_free for need, pool in zip(needs, self._pools, strict=True)):
             return False
-        sequence.pages = tuple(_take(free, need) for need, free in zip(needs, self._free, strict=True))
+        sequence.pages = tuple(pool.take(need) for need, pool in zip(needs, self._pools, strict=True))
         return True
 
     def _release(self, sequence: Sequence) -> None:
-        for free, pages in zip(self._free, sequence.pages, strict=True):
-            free += pages
+        for pool, pages in zip(self._pools, sequence.pages, strict=True):
+            pool.give_back(pages)
         sequence.pages = ()
-
-
-def _take(free: list[int], count: int) -> list[int]:
-    """The last `count` of `free`, removed from it."""
-    taken = free[len(free) - count :]
-    del free[len(free) - count :]
-    return taken

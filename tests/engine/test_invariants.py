@@ -7,6 +7,7 @@ import pytest
 
 from star_batch import Answer, Engine, EngineOptions, Pruning, Record
 from star_batch.demo.scenes import make_rows
+from star_batch.engine import layout, runner
 from star_batch.images import decode
 from tests.engine.reference import generate
 from tests.tiny import NUM_VISUAL, random_records, save_tiny
@@ -102,3 +103,15 @@ def test_tight_memory_and_a_tight_token_budget_change_no_answer(tiny: str) -> No
     tight = EngineOptions(max_rows=64, max_prefill_tokens=50, page_size=4, kv_memory_gib=0.0008, vision_batch=4)
     pruning = Pruning(method="star", keep=16)
     assert tokens(answers(tiny, records, pruning, tight)) == tokens(answers(tiny, records, pruning))
+
+
+def test_both_ways_to_decode_say_the_same(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows read in place, rows whose pages are scattered among them, against rows gathered in one call."""
+    records = random_records(20)
+    small = EngineOptions(max_rows=6, page_size=4, kv_memory_gib=0.003, vision_batch=4)
+    pruning = Pruning(method="star", keep=16)
+    gathered = tokens(answers(tiny, records, pruning, small))
+    monkeypatch.setattr(runner, "_COPY_BYTES", -1)
+    assert tokens(answers(tiny, records, pruning, small)) == gathered
+    monkeypatch.setattr(layout, "held_slots", lambda pages, size, length: layout.row_slots(pages, size)[:length])
+    assert tokens(answers(tiny, records, pruning, small)) == gathered

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star_batch.engine.pages import PagePool
 from star_batch.engine.scheduler import Batch, Budget, Scheduler
 from star_batch.engine.sequence import Limits, Sequence
 from star_batch.models import Prompt
@@ -120,3 +121,27 @@ def test_one_prefill_refills_several_slots() -> None:
 def test_worst_case_of_both_groups_is_reserved() -> None:
     """One text and 40 visual tokens, 9 of them late, 5 new tokens of which 4 are cached: 45 and 14 tokens."""
     assert budget().pages_for(sequence(41, new_tokens=5, late=9)) == (12, 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(num_pages=st.integers(1, 40), wishes=st.lists(st.integers(1, 12), max_size=30), seed=st.integers(0, 99))
+def test_pages_are_handed_out_once_and_side_by_side_where_they_can_be(
+    num_pages: int, wishes: list[int], seed: int
+) -> None:
+    pool, draw = PagePool(num_pages), random.Random(seed)
+    held: list[list[int]] = []
+    for wish in wishes:
+        if wish <= pool.num_free:
+            free = set(range(num_pages)).difference(*held)
+            has_run = any(free.issuperset(range(first, first + wish)) for first in range(num_pages))
+            pages = pool.take(wish)
+            assert free.issuperset(pages)
+            assert len(set(pages)) == wish
+            assert (pages == list(range(pages[0], pages[0] + wish))) or not has_run
+            held.append(pages)
+        elif held:
+            pool.give_back(held.pop(draw.randrange(len(held))))
+        assert pool.num_free == num_pages - sum(map(len, held))
+    for pages in held:
+        pool.give_back(pages)
+    assert pool.take(num_pages) == list(range(num_pages))
