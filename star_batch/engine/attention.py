@@ -148,8 +148,9 @@ class GatheredDecode:
         self._cache.write(layer, self._new_slots[group], key, value)
         keys, values = self._cache.read(layer, self._slots[group])
         mask = self._masks[group]
-        out = F.scaled_dot_product_attention(_grouped(query, key), keys, values, attn_mask=mask, scale=scaling)
-        return out.flatten(1, 2).transpose(0, 1)
+        grouped = _grouped(query, key).to(self._cache.dtype)
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
+        return out.flatten(1, 2).transpose(0, 1).to(query.dtype)
 
 
 class InPlaceDecode:
@@ -168,12 +169,12 @@ class InPlaceDecode:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         group = self._cache.group_of(layer)
         self._cache.write(layer, self._new_slots[group], key, value)
-        queries = _grouped(query, key).unsqueeze(1)
+        queries = _grouped(query, key).unsqueeze(1).to(self._cache.dtype)
         out = [
             F.scaled_dot_product_attention(row_query, *self._cache.read_row(layer, slots), scale=scaling)
             for row_query, slots in zip(queries, self._rows[group], strict=True)
         ]
-        return torch.cat(out).flatten(1, 2).transpose(0, 1)
+        return torch.cat(out).flatten(1, 2).transpose(0, 1).to(query.dtype)
 
 
 def _grouped(query: Tensor, key: Tensor) -> Tensor:
