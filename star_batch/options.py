@@ -3,6 +3,7 @@
 Knows no model: whether a layer number exists in a checkpoint is checked when a plan is made for it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -31,6 +32,11 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 def is_count(value: object) -> bool:
     """A positive int that is not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: object) -> bool:
+    """A finite int or float that is not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_amount(name: str, value: int | float | None) -> None:
@@ -121,8 +127,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         _require(is_count(self.max_new_tokens), f"max_new_tokens={self.max_new_tokens!r}: give 1 or more")
-        _require(self.temperature >= 0.0, f"temperature={self.temperature!r}: give 0.0 (greedy) or more")
-        _require(0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share above 0.0 up to 1.0")
+        hot = self.temperature
+        _require(_is_number(hot) and hot >= 0.0, f"temperature={hot!r}: give 0.0 (greedy) or more")
+        _require(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share up to 1.0")
+        _require(not isinstance(self.stop, str), f"stop={self.stop!r}: give a list of strings")
         _require(all(self.stop), "stop: an empty stop string would end every answer at once")
 
 

@@ -1,0 +1,346 @@
+"""A job as a user writes it: YAML and flags, checked whole before anything is loaded. Knows no Ray, no model.
+
+Every mistake is named by its key, with what is allowed there. Values are taken as they are written: `true`
+is no number and `7` no text. Storage options may hold secrets and appear in no message and no dump.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from star_batch.errors import ConfigError
+from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
+
+MAX_IMAGE_PIXELS = 178_956_970
+"""What Pillow opens at most."""
+
+
+class _Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Input(_Section):
+    """Where the records are and which columns say what.
+
+    `path`: a Parquet file, a glob, a directory, or a list of them; local, `s3://`, `gs://`.
+    `id_column`: None derives a stable id from the file's name and the row's place in it.
+    `image_column` holds encoded bytes, or a path or URI.
+    `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`.
+    `storage_options` go to the file system (fsspec's words, such as `endpoint_url`); they are never logged.
+    """
+
+    path: str | tuple[str, ...]
+    id_column: str | None = None
+    image_column: str = "image"
+    prompt_column: str | None = None
+    prompt: str | None = None
+    raw_prompt: bool = False
+    max_new_tokens_column: str | None = None
+    choices_column: str | None = None
+    choices: tuple[str, ...] | None = Field(default=None, min_length=1)
+    reference_column: str | None = None
+    keep_columns: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
+    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
+
+    @field_validator("path")
+    @classmethod
+    def _some_path(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("is empty")
+        return value
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct_choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (len(set(value)) < len(value) or not all(map(str.strip, value))):
+            raise ValueError("give choices that differ and are not blank")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> Self:
+        if (self.prompt is None) == (self.prompt_column is None):
+            raise ValueError("give either a prompt (a template over columns) or a prompt_column")
+        if self.choices is not None and self.choices_column is not None:
+            raise ValueError("give either choices for all rows or a choices_column")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class Output(_Section):
+    """Where the answers go; `rows_per_file` is the commit unit: what one marker covers."""
+
+    path: str = Field(min_length=1)
+    overwrite: bool = False
+    token_ids: bool = False
+    rows_per_file: int = Field(default=512, ge=1)
+    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
+
+
+class Model(_Section):
+    """Which checkpoint: a local directory, a hub id, or `demo`. Ray chooses the accelerator of each actor."""
+
+    name: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    trust_remote_code: bool = False
+
+
+class Cluster(_Section):
+    """What Ray gives the job.
+
+    `actors`: engines, a number or `[min, max]`. `gpus_per_actor`: None means 1 on CUDA and 0 on CPU.
+    `windows`: calls that feed one engine at the same time, of `rows_per_window` rows each.
+    """
+
+    address: str | None = None
+    actors: int | tuple[int, int] = 1
+    gpus_per_actor: float | None = Field(default=None, ge=0.0)
+    cpus_per_actor: float = Field(default=1.0, ge=0.0)
+    threads_per_actor: int | None = Field(default=None, ge=1)
+    windows: int = Field(default=4, ge=1)
+    rows_per_window: int = Field(default=64, ge=1)
+
+    @field_validator("actors")
+    @classmethod
+    def _actors(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        low, high = (value, value) if isinstance(value, int) else value
+        if not 1 <= low <= high:
+            raise ValueError("give 1 or more actors, or [min, max] with 1 <= min <= max")
+        return value
+
+    @property
+    def actor_range(self) -> tuple[int, int]:
+        return (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
+
+
+class JobConfig(_Section):
+    """One batch job."""
+
+    input: Input
+    output: Output
+    model: Model
+    pruning: Pruning = Pruning()
+    decoding: Decoding = Decoding()
+    engine: EngineOptions = EngineOptions()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _output_is_not_input(self) -> Self:
+        if self.output.path.rstrip("/") in {path.rstrip("/") for path in self.input.paths}:
+            raise ValueError("output.path is the input: the next run would read the answers as records")
+        return self
+
+
+FLAGS = {
+    "input.path": "--input",
+    "output.path": "--output",
+    "model.name": "--model",
+    "model.revision": "--revision",
+    "pruning.method": "--method",
+    "pruning.keep": "--keep",
+    "input.id_column": "--id-column",
+    "input.image_column": "--image-column",
+    "input.prompt_column": "--prompt-column",
+    "input.prompt": "--prompt",
+    "input.reference_column": "--reference-column",
+    "decoding.max_new_tokens": "--max-new-tokens",
+    "cluster.actors": "--actors",
+    "model.device": "--device",
+    "model.dtype": "--dtype",
+    "input.limit": "--limit",
+    "cluster.address": "--ray-address",
+    "output.overwrite": "--overwrite",
+}
+"""The keys that the command line can set."""
+
+# A section that is a plain string means this key of it.
+_SHORT = {"model": "name", "output": "path"}
+# Of two keys that exclude each other, the one given by a flag replaces the file's.
+_RIVALS = {"input.prompt": "prompt_column", "input.prompt_column": "prompt"}
+
+
+def load_config(file: str | Path | None, overrides: Mapping[str, Any]) -> JobConfig:
+    """A job from a YAML file, from flags, or from both; a flag wins.
+
+    `overrides` maps dotted keys (`pruning.keep`) to values; None means that the flag was not given. A
+    `pruning.method` other than the file's starts the section afresh: only `keep` is taken from the file,
+    as the other keys belong to a method.
+
+    Raises:
+        ConfigError: the file cannot be read, or it says something that is not allowed. One line per mistake.
+    """
+    values = _sections(_read_yaml(Path(file))) if file is not None else {"input": {}, "output": {}, "model": {}}
+    flags = {key: value for key, value in overrides.items() if value is not None}
+    _change_method(values, flags.get("pruning.method"))
+    for key, value in flags.items():
+        _put(values, key, value)
+    return parse_config(values, source=str(file) if file is not None else None)
+
+
+def parse_config(values: Mapping[str, Any], source: str | None = None) -> JobConfig:
+    """Checked values; `source` is the file's name, None stands for the command line.
+
+    Raises:
+        ConfigError: with each mistake named by its key.
+    """
+    # As JSON, because pydantic's strict reading takes a list for a tuple there.
+    text = json.dumps(_sections(values), default=str)
+    try:
+        return JobConfig.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms written out; a section without any key is a section that is not there."""
+    return {
+        key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _change_method(values: dict[str, Any], method: str | None) -> None:
+    section = values.get("pruning")
+    if method is not None and isinstance(section, dict) and section.get("method", "none") != method:
+        carried = {"keep"} - ({"keep"} if method == "none" else set())
+        values["pruning"] = {key: value for key, value in section.items() if key in carried}
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    name, field = key.split(".")
+    section = values.setdefault(name, {})
+    if isinstance(section, dict):
+        section.pop(_RIVALS.get(key), None)
+        section[field] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys, of which the language would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_yaml_problem(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as input:, output: and model:")
+    return values
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Without YAML's quotation of the line, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f", line {error.problem_mark.line + 1}: {error.problem}"
+    return ": is not YAML"
+
+
+def _explain(error: ValidationError, source: str | None) -> str:
+    mistakes = error.errors(include_url=False)
+    # Alternatives of one key (a number or a share) arrive as one mistake each.
+    by_key = groupby(mistakes, key=lambda mistake: tuple(map(str, mistake["loc"][:2])))
+    lines = [f"  {_explain_key(loc, list(group), is_flag=source is None)}" for loc, group in by_key]
+    return "\n".join([f"{source or 'on the command line'}:", *lines])
+
+
+def _explain_key(loc: tuple[str, ...], mistakes: list[Any], is_flag: bool) -> str:
+    key = ".".join(loc)
+    what = _what(loc, mistakes)
+    if not key:
+        return what
+    if re.match(r"\w+=", what):  # options name their own field
+        return f"{key}.{what}"
+    flag = FLAGS.get(key) if is_flag else None
+    return f"{key} ({flag}): {what}" if flag else f"{key}: {what}"
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a section with keys",
+    "model_type": "a section with keys",
+    "dataclass_type": "a section with keys",
+}
+
+
+def _what(loc: tuple[str, ...], mistakes: list[Any]) -> str:
+    kind, context = mistakes[0]["type"], mistakes[0].get("ctx", {})
+    value = _show(loc, mistakes[0]["input"])
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown(loc)
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"expected {context['expected']}, not {value}"
+    if kind == "greater_than_equal":
+        return f"expected {context['ge']} or more, not {value}"
+    if kind == "less_than_equal":
+        return f"expected {context['le']} or less, not {value}"
+    if kind in ("string_too_short", "too_short"):
+        return "is empty"
+    expected = dict.fromkeys(_KINDS.get(mistake["type"], mistake["msg"]) for mistake in mistakes)
+    quotes = " (put it in quotes)" if set(expected) == {"text"} else ""
+    return f"expected {' or '.join(expected)}, not {value}{quotes}"
+
+
+def _show(loc: tuple[str, ...], value: object) -> str:
+    if "storage_options" in loc or isinstance(value, dict):
+        return "what is given"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown(loc: tuple[str, ...]) -> str:
+    *parents, name = loc
+    known = _known_keys()
+    here = known[parents[0]] if parents else list(known)
+    near = difflib.get_close_matches(name, here, n=2, cutoff=0.7)
+    elsewhere = [f"{section}.{name}" for section, keys in known.items() if name in keys]
+    if elsewhere or near:
+        return f"unknown key; did you mean {' or '.join(elsewhere or near)}?"
+    return f"unknown key; known: {', '.join(here)}"
+
+
+def _known_keys() -> dict[str, list[str]]:
+    return {name: list(_names(field.annotation)) for name, field in JobConfig.model_fields.items()}
+
+
+def _names(section: Any) -> Iterable[str]:
+    return section.model_fields if issubclass(section, BaseModel) else [field.name for field in fields(section)]

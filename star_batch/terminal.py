@@ -1,0 +1,193 @@
+"""What a person sees of a job: a live line while it runs, tables when it is done. Knows no job and no command.
+
+Results go to stdout, everything else to stderr. Texts from outside are never read as markup and bring
+no control characters.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from star_batch.metrics import Summary
+
+out = Console(markup=False, highlight=False)
+err = Console(markup=False, highlight=False, stderr=True)
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class JobProgress(Protocol):
+    """How far a job is; the pipeline's `Progress` is one."""
+
+    @property
+    def rows_done(self) -> int: ...
+    @property
+    def rows_total(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def images_per_second(self) -> float: ...
+    @property
+    def seconds_left(self) -> float | None: ...
+
+
+OnProgress = Callable[[JobProgress], None]
+
+
+@contextmanager
+def live_progress(start: str) -> Iterator[OnProgress]:
+    """A callback that keeps one line up to date on a terminal and prints plain lines elsewhere.
+
+    `start` is shown until the first row is done. The callback may come from any thread.
+    """
+    if not err.is_interactive:
+        err.print(start, soft_wrap=True)
+        yield _PlainLines()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=None))
+    with Progress(*columns, console=err, transient=True, expand=True) as bar:
+        task = bar.add_task(start, total=None)
+
+        def update(progress: JobProgress) -> None:
+            bar.update(task, total=progress.rows_total, completed=progress.rows_done, description=describe(progress))
+
+        yield update
+
+
+@contextmanager
+def no_progress() -> Iterator[OnProgress]:
+    """For those who want to see nothing."""
+    yield lambda _: None
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Says what takes a while: a spinner on a terminal, a line elsewhere."""
+    if quiet:
+        yield
+    elif err.is_interactive:
+        with err.status(what):
+            yield
+    else:
+        err.print(what, soft_wrap=True)
+        yield
+
+
+def log_to_terminal(*, quiet: bool) -> None:
+    """What the package logs goes to stderr, above the live line."""
+    handler = RichHandler(console=err, show_time=False, show_level=False, show_path=False)
+    logger = logging.getLogger("star_batch")
+    logger.handlers = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+class _PlainLines:
+    """A line every ten seconds: enough for a log, and no control characters in it."""
+
+    def __init__(self) -> None:
+        self._last = monotonic()
+
+    def __call__(self, progress: JobProgress) -> None:
+        now = monotonic()
+        if now - self._last >= PLAIN_INTERVAL_SECONDS:
+            self._last = now
+            err.print(describe(progress), soft_wrap=True)
+
+
+def describe(progress: JobProgress) -> str:
+    """`1,200 of 2,000 rows, 56.1 images/s, 3 failed, 14 s left`."""
+    parts = [
+        f"{progress.rows_done:,} of {progress.rows_total:,} rows",
+        f"{progress.images_per_second:,.1f} images/s",
+        f"{progress.failed:,} failed",
+    ]
+    if progress.seconds_left is not None:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def show_summary(summary: Summary) -> None:
+    """The numbers of a finished job."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for name, value, note in _summary_rows(summary):
+        table.add_row(name, value, note)
+    out.print(table)
+
+
+def _summary_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    yield "rows", f"{summary.rows:,}", ""
+    yield "answered", f"{summary.answered:,}", _counts(summary.labels)
+    yield "failed", f"{summary.failed:,}", _counts(summary.failed_by_type)
+    if summary.accuracy is not None:
+        note = f"of {summary.num_references:,} references; a failed row counts as wrong"
+        yield "accuracy", percent(summary.accuracy), note
+    yield "images/s", f"{summary.images_per_second:,.1f}", f"in {duration(summary.wall_seconds)}"
+    if summary.mean_visual_tokens is not None:
+        yield "visual tokens", f"{summary.mean_visual_tokens:,.0f}", _kept(summary)
+    yield "tokens/s", f"{summary.input_tokens_per_second:,.0f}", "into the language model"
+    yield "", f"{summary.output_tokens_per_second:,.0f}", "generated"
+    if busy := {stage: seconds for stage, seconds in summary.stage_seconds.items() if seconds >= 0.05}:
+        stages = sorted(busy, key=lambda stage: -busy[stage])
+        yield (
+            "busy",
+            duration(sum(busy.values())),
+            ", ".join(f"{stage.replace('_', ' ')} {duration(busy[stage])}" for stage in stages),
+        )
+
+
+def _kept(summary: Summary) -> str:
+    kept = ", then ".join(f"{mean:,.0f}" for mean in summary.mean_kept_tokens)
+    mean = "" if summary.mean_layer_tokens is None else f"; {summary.mean_layer_tokens:,.1f} per layer"
+    return f"per image, of which kept {kept}{mean}" if kept else "per image"
+
+
+def _counts(counts: dict[str, int], most: int = 8) -> str:
+    shown = [f"{plain(name)} {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join([*shown, "..."] if len(counts) > most else shown)
+
+
+def show_list(title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """A heading and its lines, none of them wrapped, so that a path can be copied."""
+    if not lines:
+        return
+    width = max(len(name) for name, _ in lines)
+    out.print(f"\n{title}", style="bold")
+    for name, text in lines:
+        out.print(plain(f"  {name:{width}}  {text}"), soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Without line breaks and control characters: answers and labels may hold any."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """The first column reads from the left, numbers from the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)

@@ -1,0 +1,424 @@
+"""The command line as a person meets it: help that teaches, mistakes in plain words, results at a glance."""
+
+import io
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from star_batch import __version__, cli, pipeline, terminal
+from star_batch.config import FLAGS, JobConfig, parse_config
+from star_batch.demo.compare import KEEPS, Measured, held_out, settings
+from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
+from star_batch.metrics import Summary
+from star_batch.options import Pruning
+
+JOB = ["run", "--input", "in.parquet", "--output", "out", "--model", "demo", "--prompt", "What is it?"]
+
+SUMMARY = Summary(
+    rows=12_000_000,
+    answered=11_999_000,
+    failed=1000,
+    failed_by_type={"image_unreadable": 600, "image_format_refused": 300, "prompt_too_long": 100},
+    num_references=12_000_000,
+    num_correct=9_000_000,
+    accuracy=0.75,
+    mean_visual_tokens=576.0,
+    mean_kept_tokens=(216.0, 72.0),
+    mean_layer_tokens=144.0,
+    finish_reasons={"stop": 11_999_000},
+    wall_seconds=40_000.0,
+    images_per_second=299.975,
+    input_tokens_per_second=71_234.5,
+    output_tokens_per_second=1234.5,
+    stage_seconds={"fetch": 9000.0, "decode_image": 8000.0, "vision": 70_000.0, "write": 0.01},
+)
+
+
+@dataclass(frozen=True)
+class At:
+    rows_done: int = 1200
+    rows_total: int = 2000
+    failed: int = 3
+    images_per_second: float = 56.12
+    seconds_left: float | None = 14.2
+
+
+class Pipeline:
+    """Stands in for the job: remembers what it was called with."""
+
+    def __init__(self) -> None:
+        self.configs: list[JobConfig] = []
+        self.verbose = False
+        self.error: BaseException | None = None
+
+    def run(self, config: JobConfig, *, on_progress: Callable[[At], None], verbose: bool) -> Summary:
+        self.configs.append(config)
+        self.verbose = verbose
+        on_progress(At())
+        if self.error is not None:
+            raise self.error
+        return SUMMARY
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    fake = Pipeline()
+    monkeypatch.setattr(pipeline, "run", fake.run)
+    return fake
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="star-batch")
+
+
+# --- help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["demo", "-h"], []])
+def test_help_fits_80_columns_and_tells_the_exit_codes(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    text = result.stdout + result.stderr
+    assert max(map(len, text.splitlines())) <= 80
+    for kind, meaning in cli.EXIT_CODES.items():
+        assert f"{kind.exit_code:>3}  {meaning}" in text
+
+
+def test_every_error_that_stops_a_job_has_its_exit_code_explained() -> None:
+    assert {*cli.EXIT_CODES, RecordError} == set(StarBatchError.__subclasses__())
+
+
+def test_every_flag_of_the_configuration_is_an_option() -> None:
+    text = invoke("run", "--help").stdout
+    assert [flag for flag in FLAGS.values() if flag not in text] == []
+
+
+def test_the_job_file_in_the_help_is_a_job() -> None:
+    text = invoke("run", "--help").stdout
+    block = re.search(r"job\.yaml:\n((?:    .*\n)+)", text)
+    assert block is not None
+    config = parse_config(yaml.safe_load(block.group(1).replace("\n    ", "\n").strip()))
+    assert (config.model.name, config.input.prompt) == ("demo", "what does the picture show?")
+
+
+def test_the_examples_in_the_help_are_accepted(job: Pipeline, tmp_path: Path) -> None:
+    text = invoke("run", "--help").stdout.replace("\\\n", " ")
+    commands = re.findall(r"^ +star-batch (run .*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    (tmp_path / "job.yaml").write_text("model: demo\ninput: {path: a, prompt: b}\noutput: c\n")
+    for command in commands:
+        arguments = [argument.strip("'") for argument in re.findall(r"'[^']*'|\S+", command)]
+        given = [str(tmp_path / "job.yaml") if argument == "job.yaml" else argument for argument in arguments]
+        assert invoke(*given).exit_code == 0
+    assert job.configs[1].pruning == Pruning(method="star", keep=0.25)
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout == f"star-batch {__version__}\n"
+
+
+def test_a_mistyped_option_is_recognised() -> None:
+    result = invoke("run", "--inptu", "x")
+    assert (result.exit_code, "--input" in result.stderr) == (2, True)
+
+
+# --- run
+
+
+def test_flags_alone(job: Pipeline) -> None:
+    assert invoke(*JOB).exit_code == 0
+    assert job.configs[0].input.path == "in.parquet"
+    assert job.configs[0].output.overwrite is False
+    assert job.configs[0].pruning == Pruning()
+
+
+def test_every_flag_arrives(job: Pipeline) -> None:
+    flags = {
+        "--revision": "abc",
+        "--method": "star",
+        "--keep": "0.25",
+        "--id-column": "id",
+        "--image-column": "photo",
+        "--reference-column": "truth",
+        "--max-new-tokens": "7",
+        "--actors": "3",
+        "--device": "cpu",
+        "--dtype": "bfloat16",
+        "--limit": "9",
+        "--ray-address": "auto",
+    }
+    result = invoke(*JOB, *[text for pair in flags.items() for text in pair], "--overwrite", "--verbose")
+    assert result.exit_code == 0, result.stderr
+    config = job.configs[0]
+    keys = {flag: key.split(".") for key, flag in FLAGS.items()}
+    arrived = {flag: str(getattr(getattr(config, keys[flag][0]), keys[flag][1])) for flag in flags}
+    assert arrived == flags
+    assert (config.output.overwrite, job.verbose) == (True, True)
+
+
+@pytest.mark.parametrize(("typed", "keep"), [("64", 64), ("0.25", 0.25), ("1.0", 1.0), ("1", 1)])
+def test_keep_is_a_number_or_a_share_as_it_is_typed(job: Pipeline, typed: str, keep: float) -> None:
+    assert invoke(*JOB, "--method", "star", "--keep", typed).exit_code == 0
+    assert job.configs[0].pruning.keep == keep
+    assert type(job.configs[0].pruning.keep) is type(keep)
+
+
+def test_several_inputs(job: Pipeline) -> None:
+    assert invoke(*JOB, "--input", "more.parquet").exit_code == 0
+    assert job.configs[0].input.paths == ("in.parquet", "more.parquet")
+
+
+def test_a_flag_overrides_the_file(job: Pipeline, tmp_path: Path) -> None:
+    text = "model: a\ninput: {path: b, prompt: c, limit: 5}\noutput: {path: d, overwrite: true}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    assert invoke("run", str(tmp_path / "job.yaml"), "--model", "demo").exit_code == 0
+    config = job.configs[0]
+    assert (config.model.name, config.input.limit, config.output.overwrite) == ("demo", 5, True)
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize("kind", cli.EXIT_CODES)
+def test_an_error_is_one_plain_line_and_an_exit_code(job: Pipeline, kind: type[StarBatchError]) -> None:
+    job.error = kind("something [bold]is[/bold] wrong")
+    result = invoke(*JOB)
+    assert result.exit_code == kind.exit_code
+    assert result.stderr.splitlines()[-1] == "star-batch: something [bold]is[/bold] wrong"
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_verbose_shows_the_traceback(job: Pipeline) -> None:
+    job.error = InputError("wrong")
+    result = invoke(*JOB, "--verbose")
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1] == "star-batch: wrong"
+
+
+def test_ctrl_c_before_the_job_has_begun(job: Pipeline) -> None:
+    job.error = KeyboardInterrupt()
+    result = invoke(*JOB)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "star-batch: interrupted")
+    assert Interrupted.exit_code == 130
+
+
+def test_a_bug_keeps_its_traceback(job: Pipeline) -> None:
+    job.error = ZeroDivisionError()
+    assert isinstance(invoke(*JOB).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "input.path (--input): is missing"),
+        ([*JOB, "--method", "stars"], "pruning.method (--method): expected 'none', 'random'"),
+        ([*JOB, "--method", "star"], "pruning.method='star' needs keep"),
+        ([*JOB, "--keep", "many"], "'many' is neither a number of visual tokens (64) nor a share (0.25)"),
+        ([*JOB, "--limit", "many"], "'--limit'"),
+        (["run", "absent.yaml"], "absent.yaml: cannot be read: No such file or directory"),
+        (["demo", "--method", "none", "--keep", "5"], "pruning.method='none' keeps every token"),
+        (["demo", "--rows", "0"], "'--rows'"),
+        (["demo", "--compare", "--dtype", "fp16"], "model.dtype (--dtype): expected 'auto'"),
+    ],
+)
+def test_mistakes_are_said_in_plain_words(job: Pipeline, arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert job.configs == []
+
+
+# --- what is shown
+
+
+def test_the_summary_fits_80_columns(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = invoke(*JOB).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("12,000,000", "75.0 %", "300.0", "image_unreadable 600", "216, then 72; 144.0 per layer"):
+        assert words in " ".join(text.split())
+    assert re.search(r"answers +out/answers\n", text)
+    assert re.search(r"numbers +out/_metrics/summary\.json\n", text)
+    assert "report" not in text
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/report.html").touch()
+    assert re.search(r"report +out/report\.html\n", invoke(*JOB).stdout)
+
+
+def test_long_paths_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_list("Written", [("answers", "s3://bucket/" + "a" * 200)])
+    assert "a" * 200 in capsys.readouterr().out
+
+
+def test_texts_from_outside_bring_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_list("Asked", [("what?", "\x1b[2Jred\r\n[bold]")])
+    terminal.show_summary(replace(SUMMARY, labels={"\x1b[2J[red]": 5}))
+    text = capsys.readouterr().out
+    assert not {"\x1b", "\r"} & set(text)
+    assert "[bold]" in text
+    assert "[red]" in text
+
+
+def test_a_summary_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_summary(Summary(rows=0, answered=0, failed=0))
+    assert "None" not in capsys.readouterr().out
+
+
+def test_quiet_says_nothing(job: Pipeline) -> None:
+    result = invoke(*JOB, "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line every ten seconds, not one for every second of a job that takes a night."""
+    clock = itertools.count(step=1)
+    monkeypatch.setattr(terminal, "monotonic", lambda: float(next(clock)))
+    with terminal.live_progress("starting") as on_progress:
+        for second in range(25):
+            on_progress(At(rows_done=second))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["starting", *(f"{n} of 2,000 rows, 56.1 images/s, 3 failed, 14 s left" for n in (9, 19))]
+
+
+def test_progress_is_one_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, force_interactive=True, width=80, markup=False)
+    monkeypatch.setattr(terminal, "err", console)
+    with terminal.live_progress("starting") as on_progress:
+        on_progress(At(12_000_000, 120_000_000, 123_456, 1234.5, 43_385.0))
+        console.file.flush()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    lines = [line for line in re.split(r"[\r\n]", text) if line.strip()]
+    assert max(map(len, lines)) <= 80
+    assert any("12,000,000 of 120,000,000 rows, 1,234.5 images/s, 123,456 failed" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (45, "45 s"),
+        (720, "12 min"),
+        (11_100, "3 h 05 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert terminal.duration(seconds) == text
+
+
+# --- demo
+
+
+def measured(pruning: Pruning, is_correct: list[bool]) -> Measured:
+    return Measured(pruning=pruning, is_correct=tuple(is_correct), layer_tokens=36.0, seconds=2.0)
+
+
+def test_what_is_measured() -> None:
+    rng = np.random.default_rng(0)
+    mine, theirs = rng.random(400) < 0.8, rng.random(400) < 0.6
+    result, baseline = measured(Pruning(), mine.tolist()), measured(Pruning(), theirs.tolist())
+    difference = mine.astype(float) - theirs
+    assert result.accuracy == mine.mean()
+    assert result.standard_error == pytest.approx(mine.std() / 20)
+    assert result.gain_over(baseline) == pytest.approx((difference.mean(), difference.std() / 20))
+    assert result.gain_over(result) == (0.0, 0.0)
+    assert result.images_per_second == 200.0
+
+
+def test_methods_are_compared_at_equal_keep() -> None:
+    chosen = settings()
+    assert chosen[0] == Pruning()
+    assert len(set(chosen)) == len(chosen)
+    for keep in KEEPS:
+        methods = [(p.method, p.early_scores) for p in chosen if p.keep == keep]
+        assert {method for method, _ in methods} == {"random", "stride", "vispruner", "star"}
+        assert ("star", "features") in methods
+
+
+def test_compare_prints_a_line_per_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = []
+
+    def measure(pruning: Pruning, given: list[dict[str, Any]], **_: str) -> Measured:
+        rows.append(given)
+        return measured(pruning, [True] * 9 + [pruning.method == "none"])
+
+    monkeypatch.setattr(cli, "measure", measure)
+    result = invoke("demo", "--compare", "--rows", "10", "--keep", "36", "--method", "star")
+    assert result.exit_code == 0, result.stderr
+    assert rows == [held_out(10)] * 3
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["none", "36.0", "100.0", "±", "0.0", "5.0"]
+    assert lines[2].split() == ["star", "(encoder)", "36.0", "90.0", "±", "9.5", "-10.0", "±", "9.5", "5.0"]
+    assert "1 of 3: none, keep all" in result.stderr
+
+
+def test_the_demo_asks_a_job_of_its_own_scenes(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_samples", lambda answers: [("what is it?", "red")])
+    result = invoke("demo", "--output", str(tmp_path), "--rows", "100")
+    assert result.exit_code == 0, result.stderr
+    assert "100 questions in" in result.stderr
+    assert "2 of them broken on purpose" in result.stderr
+    assert len(list((tmp_path / "input").glob("*.parquet"))) == 4
+    assert job.configs[0].pruning == Pruning(method="star", keep=36)
+    assert job.configs[0].input.reference_column == "answer"
+    assert re.search(r"what is it\? +red", result.stdout)
+
+
+def test_the_demo_without_pruning(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_samples", lambda answers: [])
+    assert invoke("demo", "--output", str(tmp_path), "--rows", "4", "--method", "none").exit_code == 0
+    assert job.configs[0].pruning == Pruning()
+
+
+def test_a_folder_that_cannot_be_written(job: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = invoke("demo", "--output", str(tmp_path / "file"), "--rows", "4")
+    assert result.exit_code == OutputError.exit_code
+    assert "cannot be written" in result.stderr
+
+
+def star_batch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own."""
+    command = [sys.executable, "-c", "from star_batch.cli import main; main()", *arguments]
+    plain = os.environ | {"COLUMNS": "80", "TERM": "dumb"}
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.ray
+def test_the_demo_as_a_person_runs_it(tmp_path: Path) -> None:
+    done = star_batch("demo", "--rows", "100", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert re.search(r"^rows +100\b", done.stdout, re.MULTILINE)
+    assert re.search(r"^failed +2  ", done.stdout, re.MULTILINE)
+    assert re.search(r"^accuracy +\d+\.\d %", done.stdout, re.MULTILINE)
+    for name in ("answers", "_metrics/summary.json"):
+        assert f"star-batch-demo/output/{name}" in done.stdout
+        assert (tmp_path / "star-batch-demo/output" / name).exists()
+    assert "Asked and answered" in done.stdout
+
+
+@pytest.mark.timeout(240)
+def test_compare_measures_the_real_engine(tmp_path: Path) -> None:
+    done = star_batch("demo", "--compare", "--rows", "24", "--keep", "36", "--method", "star", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tokens = [line.split("  ") for line in done.stdout.splitlines() if line.startswith(("none", "star"))]
+    assert [[cell.strip() for cell in line if cell][1] for line in tokens] == ["144.0", "36.0", "36.0"]
+    assert list(tmp_path.iterdir()) == []
