@@ -16,6 +16,7 @@ class EngineStats:
     """What one engine has done so far. Every field adds up, over time and over engines.
 
     Seconds are wall time spent in a stage; `decode_image_seconds` only where the engine itself decodes.
+    `vision_images` went through the encoder: fewer than rows where rows share an image.
     `visual_tokens` are offered by images, `early_tokens` kept by the early stage and `late_tokens` by the
     last late one. `prompt_tokens` are the prompts' text, `prefill_tokens` all tokens that enter the
     language model: text and what the early stage kept. `layer_tokens` adds up the *visual* tokens that
@@ -34,6 +35,7 @@ class EngineStats:
     prompt_tokens: int = 0
     output_tokens: int = 0
     vision_batches: int = 0
+    vision_images: int = 0
     prefill_batches: int = 0
     prefill_rows: int = 0
     prefill_tokens: int = 0

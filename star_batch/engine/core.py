@@ -2,12 +2,18 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
 
 from star_batch.engine.finish import Decode, extend
 from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
 from star_batch.engine.scheduler import Scheduler
-from star_batch.engine.sequence import Sequence
+from star_batch.engine.sequence import EncodedImage, Sequence
+from star_batch.errors import RowTooLarge
 from star_batch.metrics import EngineStats
 
 
@@ -23,6 +29,8 @@ class Core:
         self._stop_ids = stop_ids
         self._decode = decode
         self._unseen: deque[Sequence] = deque()
+        # Images that rows in flight still hold; an entry goes when the last of them is prefilled.
+        self._images: WeakValueDictionary[bytes, EncodedImage] = WeakValueDictionary()
 
     def add(self, sequence: Sequence) -> None:
         self._unseen.append(sequence)
@@ -38,29 +46,68 @@ class Core:
         if batch is None:
             return []
         if batch.phase == "prefill":
-            logits = self._runner.prefill(batch.sequences)
+            self._run(self._runner.prefill, batch.sequences)
         else:
-            logits = self._runner.decode(batch.sequences)
+            self._run(self._runner.decode, batch.sequences)
             self._stats.decode_slots += self._scheduler.budget.max_rows
-        tokens = next_tokens(logits, batch.sequences, self._stop_ids)
-        return self._finish(batch.sequences, tokens)
+        return self._finished(batch.sequences)
 
     def _encode_ahead(self) -> None:
         """Keep a full set of rows waiting, so that there are like lengths to choose from."""
         while self._unseen and len(self._scheduler.waiting) < self._scheduler.budget.max_rows:
-            size = min(self._runner.vision_batch, len(self._unseen))
-            images = [self._unseen.popleft() for _ in range(size)]
-            self._runner.encode(images)
-            for sequence in images:
-                self._scheduler.add(sequence)
+            fresh = self._take_unseen()
+            start = time.perf_counter()
+            images = self._runner.encode([rows[0] for rows in fresh]) if fresh else []
+            seconds = time.perf_counter() - start
+            for rows, image in zip(fresh, images, strict=True):
+                self._images[rows[0].image_key] = image
+                for sequence in rows:
+                    sequence.clock.vision = seconds
+                    self._add_encoded(sequence, image)
 
-    def _finish(self, sequences: list[Sequence], tokens: list[int]) -> list[Sequence]:
-        for sequence, token in zip(sequences, tokens, strict=True):
-            extend(sequence, token, stop_ids=self._stop_ids, decode=self._decode)
+    def _take_unseen(self) -> list[list[Sequence]]:
+        """Rows of as many new images as one encoder call takes; rows of known images need none."""
+        fresh: dict[bytes, list[Sequence]] = {}
+        while self._unseen and (len(fresh) < self._runner.vision_batch or self._unseen[0].image_key in fresh):
+            sequence = self._unseen.popleft()
+            if (image := self._images.get(sequence.image_key)) is not None:
+                self._add_encoded(sequence, image)
+            else:
+                fresh.setdefault(sequence.image_key, []).append(sequence)
+        return list(fresh.values())
+
+    def _add_encoded(self, sequence: Sequence, image: EncodedImage) -> None:
+        sequence.image, sequence.pixels = image, None
+        self._scheduler.add(sequence)
+
+    def _run(self, run: Callable[[list[Sequence]], Tensor], sequences: list[Sequence]) -> None:
+        """Extend every sequence by a token. Out of memory, the batch is run in halves; a lone row fails alone."""
+        try:
+            tokens = next_tokens(run(sequences), sequences, self._stop_ids)
+        except torch.OutOfMemoryError:
+            self._make_room()
+        else:
+            for sequence, token in zip(sequences, tokens, strict=True):
+                extend(sequence, token, stop_ids=self._stop_ids, decode=self._decode)
+            return
+        if len(sequences) == 1:
+            sequences[0].error = RowTooLarge("the device ran out of memory on this row alone; prune more")
+            return
+        middle = len(sequences) // 2
+        self._run(run, sequences[:middle])
+        self._run(run, sequences[middle:])
+
+    def _make_room(self) -> None:
+        self._scheduler.halve_prefill()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _finished(self, sequences: list[Sequence]) -> list[Sequence]:
         self._scheduler.remove_finished()
         finished = [sequence for sequence in sequences if sequence.is_finished]
         for sequence in finished:
             sequence.clock.finished = time.perf_counter()
-        self._stats.rows_answered += len(finished)
-        self._stats.output_tokens += sum(len(sequence.output) for sequence in finished)
+            self._stats.output_tokens += len(sequence.output)
+            self._stats.rows_answered += sequence.error is None
+            self._stats.rows_failed += sequence.error is not None
         return finished

@@ -26,6 +26,8 @@ def extend(sequence: Sequence, token: int, *, stop_ids: frozenset[int], decode: 
 
 def answer_of(sequence: Sequence) -> Answer:
     """What the caller gets for a finished sequence."""
+    if sequence.error is not None:
+        return Answer.failed(sequence.id, sequence.error)
     label = sequence.choice.label if sequence.choice is not None else None
     return Answer(
         id=sequence.id,

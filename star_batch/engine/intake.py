@@ -7,7 +7,7 @@ import numpy as np
 from star_batch import images
 from star_batch.engine.choices import choice_trie
 from star_batch.engine.scheduler import Budget
-from star_batch.engine.sequence import Limits, Sequence
+from star_batch.engine.sequence import Limits, Sequence, digest
 from star_batch.errors import ImageUnreadable, PromptTooLong, RowTooLarge, ValueInvalid
 from star_batch.models import Preprocessor, VisionLanguageModel
 from star_batch.options import Decoding, is_count
@@ -43,6 +43,7 @@ class Intake:
             num_visual=num_visual,
             counts=self._plan.counts(num_visual),
             limits=limits,
+            image_key=digest(pixels.data) + (record.id.encode() if self._plan.is_per_record else b""),
         )
         if record.choices is not None:
             self._restrict(sequence, record.choices)

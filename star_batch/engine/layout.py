@@ -44,9 +44,9 @@ def original_positions(sequences: Seq[Sequence]) -> Tensor:
     parts = []
     for sequence in sequences:
         before, after = len(sequence.prompt.before), len(sequence.prompt.after)
-        assert sequence.kept is not None
+        assert sequence.image is not None
         tail = before + sequence.num_visual
-        parts += [torch.arange(before), before + sequence.kept.cpu(), torch.arange(tail, tail + after)]
+        parts += [torch.arange(before), before + sequence.image.kept.cpu(), torch.arange(tail, tail + after)]
     return torch.cat(parts)
 
 

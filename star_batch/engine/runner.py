@@ -17,7 +17,7 @@ from torch import Tensor
 from star_batch.engine import layout
 from star_batch.engine.attention import BatchAttention, GatheredDecode, InPlaceDecode, PackedPrefill
 from star_batch.engine.kv_cache import KVCache
-from star_batch.engine.sequence import Sequence
+from star_batch.engine.sequence import EncodedImage, Sequence
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
@@ -55,23 +55,21 @@ class Runner:
         self._tables = DecodeTables((), [])
         self._inner_seconds = 0.0
 
-    def encode(self, sequences: Seq[Sequence]) -> None:
-        """Visual embeddings of at most `vision_batch` sequences, pruned early; projects only what is kept.
+    def encode(self, sequences: Seq[Sequence]) -> list[EncodedImage]:
+        """The images of at most `vision_batch` sequences, pruned early; only what is kept is projected.
 
-        The encoder always sees the same shape, so its rounding does not depend on company.
+        The encoder and the selection always see the same shape, so their rounding does not depend on company.
         """
-        start = time.perf_counter()
         with self._timed("vision_seconds"):
             images = self.model.encode(self._pixels(sequences))
         with self._timed("select_seconds"):
-            for index, sequence in enumerate(sequences):
-                sequence.kept = self._select_early(sequence, images, index)
+            kept = self._select_early(sequences, images)
         with self._timed("vision_seconds"):
-            self._project(sequences, images.features)
+            survivors = torch.cat([features[places] for features, places in zip(images.features, kept, strict=True)])
+            projected = self.model.project(survivors).split(kept.shape[1])
         self.stats.vision_batches += 1
-        for sequence in sequences:
-            sequence.pixels = None
-            sequence.clock.vision = time.perf_counter() - start
+        self.stats.vision_images += len(sequences)
+        return [EncodedImage(kept[i], projected[i]) for i in range(len(sequences))]
 
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
@@ -89,7 +87,7 @@ class Runner:
             logits = self.model.logits(hidden[self._put(torch.tensor(ends))])
         self._count_prefill(sequences)
         for sequence in sequences:
-            sequence.visual = None
+            sequence.image = None
             sequence.clock.decode_start = time.perf_counter()
         return logits
 
@@ -114,25 +112,22 @@ class Runner:
         padding = [np.zeros_like(images[0])] * (self.vision_batch - len(images))
         return self._put(torch.from_numpy(np.stack([*images, *padding])))
 
-    def _select_early(self, sequence: Sequence, images: ImageFeatures, index: int) -> Tensor:
-        attention, features = images.attention[index], images.features[index]
-        num_visual, num_keep = features.shape[0], sequence.counts[0]
+    def _select_early(self, sequences: Seq[Sequence], images: ImageFeatures) -> Tensor:
+        """Indices `[vision_batch, K]` kept of every image; images of one shape have one budget."""
+        num_images, num_visual, _ = images.features.shape
+        num_keep = sequences[0].counts[0]
         if self.plan.early is None or num_keep == num_visual:
-            return everything(num_visual, features.device)
-        return self.plan.early(VisualTokens(attention, features, sequence.seed), num_keep)
-
-    def _project(self, sequences: Seq[Sequence], features: Tensor) -> None:
-        kept = [features[i][s.kept] for i, s in enumerate(sequences)]
-        projected = self.model.project(torch.cat(kept)).split([len(k) for k in kept])
-        for sequence, visual in zip(sequences, projected, strict=True):
-            sequence.visual = visual
+            return everything(num_visual, images.features.device).expand(num_images, -1)
+        seeds = [sequence.seed for sequence in sequences]
+        padding = [0] * (num_images - len(seeds))
+        return self.plan.early(VisualTokens(images.attention, images.features, (*seeds, *padding)), num_keep)
 
     def _embed_prompts(self, sequences: Seq[Sequence]) -> Tensor:
         """Packed embeddings `[T, W]`; the visual places are embedded as token 0 first, then filled."""
         ids = [token for s in sequences for token in (*s.prompt.before, *[0] * s.counts[0], *s.prompt.after)]
         hidden = self.model.embed(self._put(torch.tensor(ids)))
         places = self._put(layout.visual_index(layout.spans_of(sequences, 0)))
-        hidden[places] = torch.cat([s.visual for s in sequences if s.visual is not None])
+        hidden[places] = torch.cat([s.image.visual for s in sequences if s.image is not None])
         return hidden
 
     def _prefill_group(

@@ -5,7 +5,7 @@ ever preempted. The oldest waiting sequence leads a prefill batch and those near
 post-pruning length fill it: like lengths go together and nobody waits for ever.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from star_batch.engine.pages import PagePool
@@ -68,6 +68,11 @@ class Scheduler:
             if sequence.is_finished:
                 self._release(sequence)
         self.running = [sequence for sequence in self.running if not sequence.is_finished]
+
+    def halve_prefill(self) -> None:
+        """Smaller prefills from now on: the device has run out of memory."""
+        tokens = max(1, self.budget.max_prefill_tokens // 2)
+        self.budget = replace(self.budget, max_prefill_tokens=tokens)
 
     @property
     def _should_refill(self) -> bool:

@@ -12,8 +12,14 @@ from functools import cached_property
 from torch import Tensor
 
 from star_batch.engine.choices import ChoiceNode
+from star_batch.errors import RecordError
 from star_batch.models import Prompt
 from star_batch.records import FinishReason, Pixels, Times
+
+
+def digest(data: bytes | memoryview) -> bytes:
+    """16 bytes that stand for the data."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +41,17 @@ class Clock:
         )
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class EncodedImage:
+    """What the decoder sees of an image: early survivors `kept [K]` and their embeddings `visual [K, W]`.
+
+    Shared by the rows that ask about the same image; gone when the last of them is prefilled.
+    """
+
+    kept: Tensor
+    visual: Tensor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How one answer is decoded and when it ends."""
@@ -52,8 +69,8 @@ class Sequence:
     """State of one record between submission and answer.
 
     `counts` visual tokens per layer group; `pages` KV pages per layer group while it runs;
-    `visual [counts[0], W]` embeddings and `kept [counts[0]]` indices once its image is encoded;
-    `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
+    `pixels` until the image is encoded, then `image` until it is prefilled; rows of equal `image_key`
+    have the same image; `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
     """
 
     id: str
@@ -63,8 +80,9 @@ class Sequence:
     counts: tuple[int, ...]
     limits: Limits
     clock: Clock = field(default_factory=Clock)
-    visual: Tensor | None = None
-    kept: Tensor | None = None
+    image: EncodedImage | None = None
+    image_key: bytes = b""
+    error: RecordError | None = None
     pages: tuple[list[int], ...] = ()
     output: list[int] = field(default_factory=list)
     choice: ChoiceNode | None = None
@@ -75,7 +93,7 @@ class Sequence:
     @cached_property
     def seed(self) -> int:
         """A number that belongs to the record's id: the same in every run and on every machine."""
-        return int.from_bytes(hashlib.blake2b(self.id.encode(), digest_size=7).digest())
+        return int.from_bytes(digest(self.id.encode())[:7])
 
     @property
     def length(self) -> int:
@@ -90,7 +108,7 @@ class Sequence:
 
     @property
     def is_finished(self) -> bool:
-        return self.finish_reason is not None
+        return self.finish_reason is not None or self.error is not None
 
     def cached(self, group: int) -> int:
         """Tokens of it in the group's KV cache before the next decode step."""

@@ -3,6 +3,7 @@
 Knows nothing of attention or features.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +31,7 @@ def plan_none(pruning: Pruning, num_layers: int) -> PruningPlan:
 
 def plan_random(pruning: Pruning, num_layers: int) -> PruningPlan:
     """Chance, seeded by the record: a rerun draws the same tokens."""
-    return _plan_early(partial(_random, pruning.seed), pruning, num_layers)
+    return replace(_plan_early(partial(_random, pruning.seed), pruning, num_layers), is_per_record=True)
 
 
 def plan_stride(pruning: Pruning, num_layers: int) -> PruningPlan:
@@ -50,8 +51,10 @@ def _plan_early(early: EarlySelect, pruning: Pruning, num_layers: int) -> Prunin
 
 def _random(seed: int, tokens: VisualTokens, num_keep: int) -> Tensor:
     num_tokens = tokens.features.shape[-2]
-    return select_random(num_tokens, num_keep, tokens.seed ^ seed).to(tokens.features.device)
+    kept = [select_random(num_tokens, num_keep, own ^ seed) for own in tokens.seeds]
+    return torch.stack(kept).to(tokens.features.device)
 
 
 def _stride(tokens: VisualTokens, num_keep: int) -> Tensor:
-    return select_stride(tokens.features.shape[-2], num_keep).to(tokens.features.device)
+    num_images, num_tokens, _ = tokens.features.shape
+    return select_stride(num_tokens, num_keep).to(tokens.features.device).expand(num_images, -1)

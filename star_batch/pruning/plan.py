@@ -16,19 +16,19 @@ from star_batch.options import Positions
 
 
 class VisualTokens(NamedTuple):
-    """One image as the vision encoder left it; all that an early selection may look at.
+    """Images as the vision encoder left them; all that an early selection may look at.
 
-    `attention [H, Q, N]` softmaxed over the visual keys (Q = 1 for a CLS row), `features [N, D]`
-    before the projector, `seed` a number that belongs to the record.
+    `attention [B, H, Q, N]` softmaxed over the visual keys (Q = 1 for a CLS row), `features [B, N, D]`
+    before the projector, `seeds` a number per image that belongs to its record.
     """
 
     attention: Tensor
     features: Tensor
-    seed: int
+    seeds: tuple[int, ...]
 
 
 EarlySelect: TypeAlias = Callable[[VisualTokens, int], Tensor]
-"""`(tokens, num_keep) -> kept [num_keep]`, sorted unique int64."""
+"""`(images, num_keep) -> kept [B, num_keep]`, each row sorted unique int64 and a function of its image alone."""
 
 LateSelect: TypeAlias = Callable[[Tensor, int], Tensor]
 """`(attention [H, T, N] of text rows on visual columns, num_keep) -> kept [num_keep]`."""
@@ -50,7 +50,8 @@ class PruningPlan:
     """An early selection, late steps in rising order, and the counts of both.
 
     The late steps cut the decoder into `len(late) + 1` layer groups. Counts depend on `N` alone, so a
-    sequence's length in every group is known before it is prefilled.
+    sequence's length in every group is known before it is prefilled. With `is_per_record` two records
+    with the same image keep different tokens.
     """
 
     num_layers: int
@@ -58,6 +59,7 @@ class PruningPlan:
     early: EarlySelect | None = None
     late: tuple[LateStep, ...] = ()
     positions: Positions = "original"
+    is_per_record: bool = False
 
     @property
     def layer_groups(self) -> tuple[range, ...]:

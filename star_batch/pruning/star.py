@@ -28,11 +28,11 @@ def select_early(attention: Tensor, num_keep: int) -> Tensor:
     """The tokens that receive the most visual self-attention.
 
     Args:
-        attention: `[H, Q, N]`, softmaxed over the visual keys; Q = 1 for a CLS row.
+        attention: `[..., H, Q, N]`, softmaxed over the visual keys; Q = 1 for a CLS row.
         num_keep: how many to keep, at most N.
 
     Returns:
-        Sorted unique int64 indices `[num_keep]`.
+        Sorted unique int64 indices `[..., num_keep]`.
     """
     return scores.top(scores.received(attention), num_keep)
 

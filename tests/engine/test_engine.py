@@ -1,12 +1,16 @@
 """The door: windows of many callers, rows that fail alone, and an engine that says when it is dead."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from star_batch import Decoding, Engine, EngineOptions, Pruning, Record
+from star_batch.engine.sequence import Sequence
 from star_batch.errors import ConfigError, ModelError
 from tests.tiny import random_image, random_records, save_tiny
 
@@ -130,3 +134,50 @@ def test_max_new_tokens_and_decoding_are_not_both_given(engine: Engine) -> None:
 
 def test_no_records_no_answers(engine: Engine) -> None:
     assert engine.answer([]) == []
+
+
+def test_rows_that_share_an_image_share_its_encoding(tiny: str) -> None:
+    images = [random_image(seed) for seed in range(3)]
+    records = [Record(f"r{i}", images[i % 3], f"w{i}") for i in range(24)]
+    pruning = Pruning(method="star", keep=16)
+    with Engine.from_pretrained(tiny, pruning=pruning, dtype="float32") as engine:
+        together = engine.answer(records, max_new_tokens=6)
+        assert engine.stats().vision_images == 3
+    with Engine.from_pretrained(tiny, pruning=pruning, dtype="float32") as engine:
+        alone = [engine.answer([record], max_new_tokens=6)[0] for record in records]
+        assert engine.stats().vision_images == 24
+    assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+
+
+def test_chance_is_drawn_per_row_even_on_the_same_image(tiny: str) -> None:
+    records = [Record(f"r{i}", random_image(0), "w1") for i in range(6)]
+    with Engine.from_pretrained(tiny, pruning=Pruning(method="random", keep=16), dtype="float32") as engine:
+        answers = engine.answer(records, max_new_tokens=6)
+    assert len({a.token_ids for a in answers}) > 1
+
+
+def test_out_of_memory_halves_the_batch_and_fails_a_lone_row_alone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = random_records(9)
+    with Engine.from_pretrained(tiny, dtype="float32") as engine:
+        expected = engine.answer(records, max_new_tokens=6)
+        runner = engine._core._runner
+        sizes: list[int] = []
+        for name in ("prefill", "decode"):
+            monkeypatch.setattr(runner, name, _with_memory_for(3, getattr(runner, name), sizes))
+        found = engine.answer(records, max_new_tokens=6)
+    assert max(sizes) > 3
+    assert [a.error_kind for a in found] == [None] * 4 + ["row_too_large"] + [None] * 4
+    del expected[4], found[4]
+    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
+def _with_memory_for(rows: int, run: Callable[[list[Sequence]], Tensor], sizes: list[int]) -> object:
+    """A device on which `rows` rows fit, and the row r4 never."""
+
+    def limited(sequences: list[Sequence]) -> Tensor:
+        sizes.append(len(sequences))
+        if len(sequences) > rows or any(s.id == "r4" for s in sequences):
+            raise torch.OutOfMemoryError
+        return run(sequences)
+
+    return limited

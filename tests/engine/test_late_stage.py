@@ -11,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 from star_batch import Engine, EngineOptions, Pruning, Record
 from star_batch.engine.attention import PackedPrefill, Span
 from star_batch.engine.kv_cache import KVCache
+from star_batch.engine.sequence import EncodedImage
 from star_batch.engine.sequence import Sequence as EngineSequence
 from star_batch.pruning import star
 from tests.tiny import NUM_VISUAL, random_records
@@ -30,22 +31,22 @@ class Reference:
         self.layer, self.num_late, self.is_compact = layer, num_late, is_compact
 
     @torch.inference_mode()
-    def generate(self, sequence: EngineSequence, visual: Tensor, num_tokens: int) -> tuple[int, ...]:
+    def generate(self, sequence: EngineSequence, image: EncodedImage, num_tokens: int) -> tuple[int, ...]:
         output: list[int] = []
         late = None
         for _ in range(num_tokens):
-            logits, late = self._forward(sequence, visual, output, late)
+            logits, late = self._forward(sequence, image, output, late)
             output.append(int(logits.argmax()))
             if output[-1] == 2:
                 break
         return tuple(output)
 
     def _forward(
-        self, sequence: EngineSequence, visual: Tensor, output: list[int], late: Tensor | None
+        self, sequence: EngineSequence, image: EncodedImage, output: list[int], late: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         before, after = len(sequence.prompt.before), [*sequence.prompt.after, *output]
-        embed, kept = self.decoder.embed_tokens, sequence.kept
-        assert kept is not None
+        visual = image.visual
+        embed, kept = self.decoder.embed_tokens, image.kept
         hidden = torch.cat([embed(torch.tensor(sequence.prompt.before)), visual, embed(torch.tensor(after))])
         positions = torch.cat(
             [
@@ -80,13 +81,13 @@ class Reference:
         return out[0], seen[0]
 
 
-def captured(engine: Engine, records: Sequence[Record]) -> list[tuple[EngineSequence, Tensor]]:
+def captured(engine: Engine, records: Sequence[Record]) -> list[tuple[EngineSequence, EncodedImage]]:
     """The sequences as they were just before prefill, with their early survivors."""
-    caught: list[tuple[EngineSequence, Tensor]] = []
+    caught: list[tuple[EngineSequence, EncodedImage]] = []
     prefill = engine._core._runner.prefill
 
     def spy(sequences: Sequence[EngineSequence]) -> Tensor:
-        caught.extend((s, s.visual.clone()) for s in sequences if s.visual is not None)
+        caught.extend((s, s.image) for s in sequences if s.image is not None)
         return prefill(sequences)
 
     engine._core._runner.prefill = spy  # type: ignore[method-assign]
@@ -102,8 +103,8 @@ def test_two_stages_equal_a_full_recompute_at_every_step(tiny: str, layer: int, 
     with Engine.from_pretrained(
         tiny, pruning=pruning, dtype="float32", options=EngineOptions(vision_batch=4)
     ) as engine:
-        for sequence, visual in captured(engine, random_records(8)):
-            assert reference.generate(sequence, visual, 10) == tuple(sequence.output)
+        for sequence, image in captured(engine, random_records(8)):
+            assert reference.generate(sequence, image, 10) == tuple(sequence.output)
 
 
 def test_layers_below_the_late_one_are_as_without_it(tiny: str) -> None:
