@@ -46,7 +46,7 @@ def original_positions(sequences: Seq[Sequence]) -> Tensor:
         before, after = len(sequence.prompt.before), len(sequence.prompt.after)
         assert sequence.image is not None
         tail = before + sequence.num_visual
-        parts += [torch.arange(before), before + sequence.image.kept.cpu(), torch.arange(tail, tail + after)]
+        parts += [torch.arange(before), before + sequence.image.kept, torch.arange(tail, tail + after)]
     return torch.cat(parts)
 
 

@@ -69,7 +69,8 @@ class Runner:
             projected = self.model.project(survivors).split(kept.shape[1])
         self.stats.vision_batches += 1
         self.stats.vision_images += len(sequences)
-        return [EncodedImage(kept[i], projected[i]) for i in range(len(sequences))]
+        places = kept.cpu()
+        return [EncodedImage(places[i], projected[i]) for i in range(len(sequences))]
 
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
@@ -151,8 +152,10 @@ class Runner:
         """Packed places that go on to the next group."""
         with self._timed("select_seconds"):
             select = self.plan.late[group].select
-            kept = [select(s, q.counts[group + 1]).cpu() for s, q in zip(scores, sequences, strict=True)]
-            return layout.kept_index(layout.spans_of(sequences, group), kept)
+            counts = [sequence.counts[group + 1] for sequence in sequences]
+            kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
+            on_host = torch.cat(kept).cpu().split(counts)  # one wait for the device, not one per row
+            return layout.kept_index(layout.spans_of(sequences, group), on_host)
 
     def _decode_batch(self, sequences: Seq[Sequence]) -> BatchAttention:
         if self.model.device.type == "cpu" and self._mean_row_bytes(sequences) > _COPY_BYTES:
@@ -206,6 +209,8 @@ class Runner:
             self.stats.row_layers += self.plan.num_layers
 
     def _put(self, tensor: Tensor) -> Tensor:
+        if self.model.device.type == "cuda":
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
         return tensor.to(self.model.device, non_blocking=True)
 
     @contextmanager

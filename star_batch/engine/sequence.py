@@ -43,7 +43,7 @@ class Clock:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class EncodedImage:
-    """What the decoder sees of an image: early survivors `kept [K]` and their embeddings `visual [K, W]`.
+    """What the decoder sees of an image: early survivors `kept [K]`, on the host, and their embeddings `visual [K, W]`.
 
     Shared by the rows that ask about the same image; gone when the last of them is prefilled.
     """
