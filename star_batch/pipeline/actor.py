@@ -1,0 +1,171 @@
+"""GPU stage: one Ray actor owns one engine and feeds it windows of rows from several concurrent calls.
+
+Rows that failed before come through untouched. Whatever the engine raises stops the job: rows that cannot be
+answered are answers with an error, not exceptions. Knows no storage.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.exceptions
+
+from star_batch.config import JobConfig
+from star_batch.errors import ClusterError, StarBatchError
+from star_batch.metrics import EngineStats
+from star_batch.pipeline.backend import Backend, Engine
+from star_batch.pipeline.monitor import Report
+from star_batch.pipeline.preprocess import kept_fields
+from star_batch.records import ANSWER_SCHEMA, Answer, Pixels, Record, to_table
+
+logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 2.0
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorSettings:
+    """What an actor needs to start: small and without weights, so that a lost actor can be started again."""
+
+    config: JobConfig
+    backend: Backend
+    fingerprint: str
+    input_schema: pa.Schema
+    monitor: Any = field(repr=False)
+
+
+def answers_schema(input_schema: pa.Schema, keep_columns: Sequence[str]) -> pa.Schema:
+    """The one schema of every part: the answers' columns, then the carried ones."""
+    return pa.schema([*ANSWER_SCHEMA, *(input_schema.field(name) for name in keep_columns)])
+
+
+class EngineActor:
+    """Answers windows of prepared rows, in the window's order."""
+
+    def __init__(self, settings: ActorSettings) -> None:
+        self._settings = settings
+        self._windows = asyncio.Semaphore(settings.config.cluster.windows)
+        self._num_open = 0
+        self._failed_before = EngineStats()
+        self._fetch_seconds = 0.0
+        self._reported = 0.0
+        self._name = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
+        self._failure: StarBatchError | None = None
+        try:
+            self._engine: Engine = settings.backend.engine(settings.config)
+        except StarBatchError as error:
+            self._failure = error
+        except Exception as error:
+            # Whatever a loader raises is raised again with the first rows: here, Ray would print all of it.
+            logger.exception("the engine cannot be loaded")
+            self._failure = ClusterError(f"the engine cannot be loaded: {type(error).__name__}: {error}")
+        else:
+            self._report()
+
+    async def __call__(self, rows: pa.Table) -> AsyncIterator[pa.Table]:
+        if self._failure is not None:
+            raise self._failure
+        self._num_open += 1
+        async with self._windows:
+            answers = await self._answer(rows)
+        self._num_open -= 1
+        await self._count(rows)
+        yield self._to_table(rows, answers)
+
+    async def _answer(self, rows: pa.Table) -> list[Answer]:
+        failed = [_failed(row) for row in rows.select(["id", "error", "error_type"]).to_pylist()]
+        records = _records(rows.filter(rows["error"].is_null()), raw=self._settings.config.input.raw_prompt)
+        if not records:
+            return [answer for answer in failed if answer is not None]
+        future = self._engine.submit(records, decoding=self._settings.config.decoding)
+        answered = await asyncio.wrap_future(future)
+        if [answer.id for answer in answered] != [record.id for record in records]:
+            raise StarBatchError(
+                f"the engine gave {len(answered)} answers to {len(records)} records, or in another order"
+            )
+        fresh = iter(answered)
+        return [answer if answer is not None else next(fresh) for answer in failed]
+
+    def _to_table(self, rows: pa.Table, answers: list[Answer]) -> pa.Table:
+        config = self._settings.config
+        table = to_table(
+            answers,
+            model=_model_name(config),
+            fingerprint=self._settings.fingerprint,
+            references=rows["reference"].to_pylist(),
+            with_token_ids=config.output.token_ids,
+        )
+        columns = config.input.keep_columns
+        for name, kept in zip(columns, kept_fields(self._settings.input_schema, columns), strict=True):
+            table = table.append_column(self._settings.input_schema.field(name), rows[kept.name])
+        return table
+
+    async def _count(self, rows: pa.Table) -> None:
+        self._fetch_seconds += sum(rows["fetch_seconds"].to_pylist())
+        self._failed_before += EngineStats(
+            rows_failed=rows.num_rows - rows["error"].null_count,
+            decode_image_seconds=sum(rows["decode_seconds"].to_pylist()),
+        )
+        if not self._num_open:
+            # This may have been the last window, and the process may end as soon as it is handed on.
+            await _delivered(self._report())
+        elif time.time() - self._reported >= _REPORT_SECONDS:
+            self._report()
+
+    def _report(self) -> Any:
+        """Send and forget; returns what can be waited for."""
+        self._reported = time.time()
+        stats = self._engine.stats() + self._failed_before
+        report = Report(actor=self._name, time=self._reported, stats=stats, fetch_seconds=self._fetch_seconds)
+        return self._settings.monitor.report.remote(report)
+
+
+async def _delivered(sent: Any) -> None:
+    """Wait a moment until a report has arrived; a monitor that is lost is nobody's trouble."""
+    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+        await asyncio.wait_for(asyncio.wrap_future(sent.future()), _PATIENCE_SECONDS)
+
+
+def _failed(row: dict[str, str | None]) -> Answer | None:
+    if row["error"] is None:
+        return None
+    return Answer(id=str(row["id"]), error=row["error"], error_kind=row["error_type"])
+
+
+def _records(rows: pa.Table, *, raw: bool) -> list[Record]:
+    pixels = _pixels(rows)
+    words = rows.select(["id", "prompt", "max_new_tokens", "choices"]).to_pylist()
+    return [
+        Record(
+            id=row["id"],
+            image=image,
+            prompt=row["prompt"],
+            max_new_tokens=row["max_new_tokens"],
+            choices=tuple(row["choices"]) if row["choices"] is not None else None,
+            raw=raw,
+        )
+        for row, image in zip(words, pixels, strict=True)
+    ]
+
+
+def _pixels(rows: pa.Table) -> list[Pixels]:
+    shapes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
+    # Copied: what Ray hands out is read-only memory, shared, and kept alive as long as one view of it is.
+    return [
+        np.frombuffer(scalar.as_buffer(), np.uint8).reshape(height, width, 3).copy()
+        for scalar, (height, width) in zip(rows["pixels"], shapes, strict=True)
+    ]
+
+
+def _model_name(config: JobConfig) -> str:
+    revision = config.model.revision
+    return f"{config.model.name}@{revision}" if revision is not None else config.model.name

@@ -1,0 +1,125 @@
+"""What computes, as functions that the pipeline is handed: engine, preprocessor, identity of a checkpoint.
+
+The defaults are the real ones. They import torch when they are called, in the process that needs it, so
+that a driver which refuses a bad configuration, and a test with an engine of its own, start in a moment.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from star_batch.config import JobConfig, Model
+from star_batch.metrics import EngineStats
+from star_batch.options import Decoding
+from star_batch.pipeline.preprocess import Preprocessor
+from star_batch.records import Answer, Record
+
+
+class Engine(Protocol):
+    """What an actor feeds: `submit` may be called at any time and gives one answer per record, in order."""
+
+    def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]: ...
+
+    def stats(self) -> EngineStats: ...
+
+
+def load_engine(config: JobConfig) -> Engine:
+    """The engine of a job, with the CPU threads that the job gives it.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded here.
+        ConfigError: the pruning does not fit it.
+    """
+    import torch
+
+    from star_batch.engine.engine import Engine as RealEngine
+
+    model = config.model
+    if model.device == "cpu" or not torch.cuda.is_available():
+        torch.set_num_threads(_num_threads(config))
+    return RealEngine.from_pretrained(
+        model.name,
+        pruning=config.pruning,
+        revision=model.revision,
+        dtype=model.dtype,
+        device=model.device,
+        trust_remote_code=model.trust_remote_code,
+        options=config.engine,
+    )
+
+
+def _num_threads(config: JobConfig) -> int:
+    """Ray sets one thread per logical CPU of an actor; engines on CPU share the machine's cores instead."""
+    cluster = config.cluster
+    if cluster.threads_per_actor is not None:
+        return cluster.threads_per_actor
+    share = (os.cpu_count() or 1) // cluster.actor_range[1]
+    return max(1, share, int(cluster.cpus_per_actor))
+
+
+@functools.cache
+def load_preprocessor(model: Model) -> Preprocessor:
+    """The checkpoint's preprocessor, once per process; no weights.
+
+    Raises:
+        ModelError: the checkpoint has none, or it cannot be read.
+    """
+    from star_batch.models import Checkpoint
+    from star_batch.models.preprocessor import Preprocessor as RealPreprocessor
+
+    checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return RealPreprocessor.from_checkpoint(checkpoint)
+
+
+def identify(model: Model) -> Mapping[str, str]:
+    """What tells one checkpoint from another: a hub commit, or digests of a directory's files.
+
+    Raises:
+        ModelError: there is no such checkpoint, or its family is not supported.
+    """
+    from star_batch.models import Checkpoint, family_of
+
+    checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config = checkpoint.config()
+    family_of(checkpoint, config)
+    if checkpoint.is_local:
+        return digests(Path(checkpoint.source))
+    return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """A short digest for each file that changes what a checkpoint answers."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".safetensors", ".model"))
+    return {path.name: _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    """Of the whole file; of weights, which may be huge, the header, the size, and samples of the numbers."""
+    with path.open("rb") as file:
+        if path.suffix != ".safetensors":
+            return hashlib.sha256(file.read()).hexdigest()[:16]
+        size = path.stat().st_size
+        digest = hashlib.sha256(f"{size}:".encode())
+        digest.update(file.read(int.from_bytes(file.read(8), "little")))
+        for share in range(_NUM_SAMPLES):
+            file.seek(max(0, (size - _SAMPLE_BYTES) * share // (_NUM_SAMPLES - 1)))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+_NUM_SAMPLES = 16
+_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Functions that can be sent to another process."""
+
+    engine: Callable[[JobConfig], Engine] = load_engine
+    preprocessor: Callable[[Model], Preprocessor] = load_preprocessor
+    identify: Callable[[Model], Mapping[str, str]] = identify

@@ -1,0 +1,177 @@
+"""Connects to Ray, keeps its noise away, and says in one line why a Ray job failed. Knows no job.
+
+A local Ray is started unless an address is given, and stopped again if it was started here.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+
+import ray
+import ray.data
+import ray.data.exceptions
+import ray.exceptions
+
+from star_batch.config import Cluster
+from star_batch.errors import ClusterError, StarBatchError
+from star_batch.pipeline.redaction import redacted
+
+_CPUS_BESIDE_ACTORS = 3
+_PATIENCE_SECONDS = 10.0
+_ADVICE = re.compile(r"\n?Failed to [^\n]* attempts \(total backoff .*", re.DOTALL)
+_LOGGERS = ("ray", "ray.data")
+_SETTINGS: Mapping[str, object] = {
+    # A block that fails must never be dropped: a bad row is an error row already.
+    "max_errored_blocks": 0,
+    # So that our own errors arrive as themselves.
+    "raise_original_map_exception": True,
+    # A process that dies while it loads a model may find more memory at the next try.
+    "max_consecutive_actor_init_deaths": 2,
+}
+_QUIET_SETTINGS: Mapping[str, object] = {"enable_progress_bars": False, "print_on_execution_start": False}
+# Ray's C++ part warns about every actor of Ray Data on stderr; its own log files keep what is worse.
+_QUIET_ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextlib.contextmanager
+def connected(cluster: Cluster, *, verbose: bool) -> Iterator[None]:
+    """Ray is there inside the block.
+
+    Raises:
+        ClusterError: no Ray answers at the address.
+    """
+    if ray.is_initialized():
+        with _quiet(verbose):
+            yield
+        return
+    with _quiet(verbose):
+        with contextlib.nullcontext() if verbose else _stderr_closed():
+            _start(cluster, verbose)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(cluster: Cluster, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    try:
+        if cluster.address is not None:
+            _knock(cluster.address)
+            ray.init(address=cluster.address, log_to_driver=verbose, logging_level=level)
+            return
+        # Logical CPUs: on a small machine, too, readers and preprocessors must get some beside the actors.
+        actors = math.ceil(cluster.actor_range[1] * cluster.cpus_per_actor)
+        cpus = max(os.cpu_count() or 1, actors + _CPUS_BESIDE_ACTORS)
+        # An address in the environment would win over a local start.
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=level,
+        )
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        where = redacted(cluster.address) if cluster.address is not None else "this machine"
+        raise ClusterError(f"Ray on {where}: {_said(error).partition(chr(10))[0]}") from None
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes to reach an address where nobody answers."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """Set Ray Data and Ray's loggers up for a job, and back again."""
+    context = ray.data.DataContext.get_current()
+    settings = {**_SETTINGS, **({} if verbose else _QUIET_SETTINGS)}
+    before = {name: getattr(context, name) for name in settings}
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    if not verbose:
+        os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET_ENVIRONMENT.items()})
+    for name in _LOGGERS if not verbose else ():
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _set(context, settings)
+    try:
+        yield
+    finally:
+        _set(context, before)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _set(context: "ray.data.DataContext", settings: Mapping[str, object]) -> None:
+    for name, value in settings.items():
+        setattr(context, name, value)
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Starting, Ray's C++ part says on stderr that it was told to be quiet; Python's errors still rise."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def shown_resources() -> dict[str, float]:
+    """What the cluster has when the job starts, without the names of its nodes."""
+    return {name: amount for name, amount in ray.cluster_resources().items() if not name.startswith("node:")}
+
+
+@contextlib.contextmanager
+def one_clear_line() -> Iterator[None]:
+    """Turn what Ray raises into what went wrong.
+
+    Raises:
+        StarBatchError: the one raised in a task or an actor, or a `ClusterError` with the cause in one line.
+    """
+    try:
+        yield
+    except StarBatchError as error:
+        raise _own_cause(error) or error from None
+    except ray.exceptions.RayError as error:
+        raise _own_cause(error) or ClusterError(_explain(error)) from None
+
+
+def _own_cause(error: BaseException | None) -> StarBatchError | None:
+    """The error that was raised on purpose, below the wrappers that Ray has put around it."""
+    while error is not None:
+        if isinstance(error, StarBatchError) and not isinstance(error, ray.exceptions.RayTaskError):
+            return type(error)(_said(error))
+        error = _below(error)
+    return None
+
+
+def _below(error: BaseException) -> BaseException | None:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error.__cause__
+
+
+def _explain(error: BaseException) -> str:
+    """The innermost error that arrived, in one line."""
+    below = _below(error)
+    if below is not None and not isinstance(below, ray.data.exceptions.SystemException):
+        return _explain(below)
+    lines = _said(error).splitlines() or [""]
+    # A remote traceback ends with the error itself.
+    has_traceback = any(line.startswith(("  File", "Traceback")) for line in lines)
+    return lines[-1] if has_traceback else f"{type(error).__name__}: {lines[0]}"
+
+
+def _said(error: BaseException) -> str:
+    """An error's words without the advice that Ray Data appends."""
+    return redacted(_ADVICE.sub("", str(error)).strip())

@@ -1,0 +1,73 @@
+"""What a job's answers depend on, as one hash and as the parts that went into it. Knows no files.
+
+Answers of different fingerprints never meet in one output. Where the work runs, how it is cut, and the
+version of this code are recorded elsewhere and do not count.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from star_batch.config import JobConfig
+
+SCHEMA_VERSION = 1
+"""Raised when the columns of the answers change their meaning."""
+
+# What the input section says about words and columns; not where the files are or how many rows to take.
+_INPUT_FIELDS = frozenset(
+    {
+        "id_column",
+        "image_column",
+        "prompt_column",
+        "prompt",
+        "raw_prompt",
+        "max_new_tokens_column",
+        "choices_column",
+        "choices",
+        "reference_column",
+        "keep_columns",
+        "max_image_pixels",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """`parts` maps dotted names to values; two jobs may share an output when all their parts are equal."""
+
+    parts: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def differences(self, other: "Fingerprint") -> list[str]:
+        """A phrase for each part that differs, `other` being here: `pruning.keep: 0.25 there, 0.5 here`."""
+        names = sorted({*self.parts, *other.parts})
+        return [
+            f"{name}: {_shown(self.parts, name)} there, {_shown(other.parts, name)} here"
+            for name in names
+            if self.parts.get(name) != other.parts.get(name)
+        ]
+
+
+def fingerprint_of(config: JobConfig, checkpoint: Mapping[str, str]) -> Fingerprint:
+    """The fingerprint of a job on a checkpoint of that identity."""
+    sections = {
+        "input": config.input.model_dump(mode="json", include=set(_INPUT_FIELDS)),
+        "model": config.model.model_dump(mode="json", exclude={"device", "name", "trust_remote_code"}),
+        "checkpoint": dict(checkpoint),
+        "pruning": asdict(config.pruning),
+        "decoding": asdict(config.decoding),
+        "output": {"token_ids": config.output.token_ids},
+        "schema": {"version": SCHEMA_VERSION},
+    }
+    # A round trip through JSON, so that parts read back from a file compare equal.
+    flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    return Fingerprint(json.loads(json.dumps(flat)))
+
+
+def _shown(parts: Mapping[str, Any], name: str) -> str:
+    return json.dumps(parts[name]) if name in parts else "nothing"

@@ -1,0 +1,170 @@
+"""Counts while the job runs: who answered how much in which interval, and how far the whole is.
+
+One small Ray actor collects what engine actors send and forget. It may be lost at any time: then the
+counts are, too, and nothing else.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.exceptions
+
+from star_batch.metrics import EngineStats
+
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one actor has done since it started; `time` is its clock, in seconds since 1970."""
+
+    actor: str
+    time: float
+    stats: EngineStats
+    fetch_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """What one actor did between two reports."""
+
+    actor: str
+    start: float
+    end: float
+    stats: EngineStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all actors, and their intervals."""
+
+    stats: EngineStats = field(default_factory=EngineStats)
+    fetch_seconds: float = 0.0
+    intervals: tuple[Interval, ...] = ()
+
+    def to_table(self) -> pa.Table:
+        """One row per actor and interval: throughput.parquet."""
+        rows = [
+            {"actor": interval.actor, "start": interval.start, "end": interval.end, **asdict(interval.stats)}
+            for interval in self.intervals
+        ]
+        return pa.Table.from_pylist(rows, schema=THROUGHPUT_SCHEMA)
+
+
+THROUGHPUT_SCHEMA = pa.schema(
+    [
+        ("actor", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        *((f.name, pa.float64() if f.type in (float, "float") else pa.int64()) for f in fields(EngineStats)),
+    ]
+)
+
+
+class Monitor:
+    """Adds reports up. Wrapped into a Ray actor by `start_monitor`."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Report] = {}
+        self._intervals: list[Interval] = []
+
+    def report(self, report: Report) -> None:
+        before = self._latest.get(report.actor)
+        if before is not None:
+            delta = report.stats - before.stats
+            interval = Interval(actor=report.actor, start=before.time, end=report.time, stats=delta)
+            self._intervals.append(interval)
+        self._latest[report.actor] = report
+
+    def totals(self) -> Totals:
+        return Totals(
+            stats=sum((report.stats for report in self._latest.values()), EngineStats()),
+            fetch_seconds=sum(report.fetch_seconds for report in self._latest.values()),
+            intervals=tuple(self._intervals),
+        )
+
+    def counts(self) -> tuple[int, int]:
+        """Rows answered and rows failed."""
+        stats = self.totals().stats
+        return stats.rows_answered, stats.rows_failed
+
+
+def start_monitor() -> Any:
+    """A handle that can be sent to actors."""
+    return ray.remote(num_cpus=0)(Monitor).remote()
+
+
+def read_totals(monitor: Any) -> Totals:
+    """What the monitor knows; nothing if it is lost."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        totals: Totals = ray.get(monitor.totals.remote(), timeout=_PATIENCE_SECONDS)
+        return totals
+    return Totals()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is. `rows_done` includes failed rows and what an earlier run had committed."""
+
+    rows_done: int
+    rows_total: int
+    failed: int
+    images_per_second: float
+    seconds_left: float | None
+
+    @classmethod
+    def at(cls, *, seconds: float, done: int, failed: int, before: int, total: int) -> "Progress":
+        """After `seconds` in which `done` rows, `failed` of them, were added to those of `before`."""
+        rate = done / seconds if seconds > 0 else 0.0
+        left = (total - before - done) / rate if rate else None
+        return cls(
+            rows_done=before + done,
+            rows_total=total,
+            failed=failed,
+            images_per_second=rate,
+            seconds_left=left,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Reporter:
+    """Tells somebody about once a second how far the job is, from a thread of its own, and once at its end."""
+
+    monitor: Any
+    on_progress: Callable[[Progress], None]
+    before: int
+    total: int
+    _started: float = field(default_factory=time.monotonic)
+    _finished: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Reporter":
+        threading.Thread(target=self._poll, name="star-batch-progress", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._finished.set()
+        if kind is None:
+            self._tell()
+
+    def _poll(self) -> None:
+        while not self._finished.wait(_POLL_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            answered, failed = ray.get(self.monitor.counts.remote(), timeout=_PATIENCE_SECONDS)
+            done = answered + failed
+            if not done:
+                # The clock starts when the engines do: loading a model says nothing about the time that is left.
+                self._started = time.monotonic()
+            seconds = time.monotonic() - self._started
+            self.on_progress(
+                Progress.at(seconds=seconds, done=done, failed=failed, before=self.before, total=self.total)
+            )

@@ -1,0 +1,388 @@
+"""What there is to read: files, row groups, columns and ids, checked before anything heavy starts.
+
+Reads Parquet footers and, where ids are given or some rows are done, the id column. Knows no Ray.
+
+A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it, so that
+it does not depend on how a read is split and a person can find the row again.
+"""
+
+import contextlib
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from star_batch.config import Input
+from star_batch.errors import ConfigError, InputError
+from star_batch.pipeline.storage import Location, explain, failing_as, scheme_of
+from star_batch.pipeline.template import Template
+from star_batch.records import ANSWER_SCHEMA
+
+ID_COLUMN = "star_batch:id"
+"""The column of ids in every table that this package reads; always text, never null."""
+
+_SUFFIXES = (".parquet", ".pq", ".parq")
+_FOOTER_THREADS = 16
+_ROWS_PER_READ = 1024
+_NUM_SHOWN = 3
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """The first `num_rows` rows of one row group; of these only the positions in `wanted`, if given.
+
+    `first_row` is the number in the file of the group's first row.
+    """
+
+    path: str
+    name: str
+    index: int
+    first_row: int
+    num_rows: int
+    wanted: pa.Int64Array | None = None
+
+    def __len__(self) -> int:
+        return self.num_rows if self.wanted is None else len(self.wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputPlan:
+    """Row groups to read with the columns that the job needs, cast to one `schema` for all files."""
+
+    root: Location
+    schema: pa.Schema
+    id_column: str | None
+    row_groups: tuple[RowGroup, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(group) for group in self.row_groups)
+
+    def ids(self) -> pa.ChunkedArray:
+        """The id of every row, one chunk per row group.
+
+        Raises:
+            InputError: the id column cannot be read.
+        """
+        return pa.chunked_array(_in_threads(self._group_ids, self.row_groups), type=pa.string())
+
+    def _group_ids(self, group: RowGroup) -> pa.StringArray:
+        if self.id_column is None:
+            return _take(_derived_ids(group, 0, group.num_rows), group, 0)
+        tables = list(read_rows(self, group, columns=[self.id_column]))
+        return pa.chunked_array([table[ID_COLUMN] for table in tables], type=pa.string()).combine_chunks()
+
+    def without(self, done: pa.Array | pa.ChunkedArray, ids: pa.ChunkedArray) -> "InputPlan":
+        """The same plan without the rows whose id is in `done`: their images are never read. `ids` are the plan's."""
+        if not len(done):
+            return self
+        # In one go, because each call hashes all of `done`; the result may be one chunk.
+        is_open = pc.invert(pc.is_in(ids, value_set=done))
+        groups, offset = [], 0
+        for group in self.row_groups:
+            mask = is_open.slice(offset, len(group)).combine_chunks()
+            groups.append(_narrowed(group, pc.indices_nonzero(mask).cast(pa.int64())))
+            offset += len(group)
+        return replace(self, row_groups=tuple(group for group in groups if len(group)))
+
+    def check_ids_unique(self, ids: pa.ChunkedArray) -> None:
+        """Nothing to do for derived ids. `ids` are the plan's.
+
+        Raises:
+            InputError: an id stands in several rows.
+        """
+        if self.id_column is None:
+            return
+        counts = pa.table({"id": ids}).group_by("id").aggregate([([], "count_all")])
+        repeated = counts.filter(pc.greater(counts["count_all"], 1))
+        if repeated.num_rows:
+            names = _listed(sorted(repeated["id"].to_pylist()))
+            raise InputError(f"column {self.id_column!r}: {repeated.num_rows} ids stand in several rows: {names}")
+
+
+def plan_input(config: Input) -> InputPlan:
+    """Find the files, read their footers, and check the columns.
+
+    Raises:
+        InputError: nothing there, not Parquet, no rows, or a column is missing or of a wrong type.
+        ConfigError: the prompt template or a kept column's name cannot work.
+    """
+    wanted = _wanted_columns(config)
+    root, files = _find_files(config)
+    footers = _in_threads(lambda file: _read_footer(root, file), list(files.values()))
+    schema = _unified_schema(wanted, dict(zip(files, (f.schema.to_arrow_schema() for f in footers), strict=True)))
+    groups = [g for name, footer in zip(files, footers, strict=True) for g in _row_groups(name, files[name], footer)]
+    plan = InputPlan(
+        root=root, schema=schema, id_column=config.id_column, row_groups=tuple(_limited(groups, config.limit))
+    )
+    if not plan.num_rows:
+        raise InputError(f"{root.shown}: {len(files)} Parquet files without a single row")
+    return plan
+
+
+def read_rows(
+    plan: InputPlan,
+    group: RowGroup,
+    columns: Sequence[str] | None = None,
+    rows_per_table: int = _ROWS_PER_READ,
+) -> Iterator[pa.Table]:
+    """The wanted rows of one row group, in order, in small tables: `ID_COLUMN`, then the plan's columns.
+
+    Raises:
+        InputError: the file cannot be read, or is broken there.
+    """
+    schema = plan.schema if columns is None else pa.schema([plan.schema.field(name) for name in columns])
+    offset = 0
+    with _reading(plan.root, group.path), plan.root.fs.open(group.path, "rb") as file:
+        batches = pq.ParquetFile(file).iter_batches(
+            batch_size=rows_per_table, row_groups=[group.index], columns=schema.names
+        )
+        for batch in batches:
+            rows = min(batch.num_rows, group.num_rows - offset)
+            if rows <= 0:
+                return
+            table = pa.Table.from_batches([batch.slice(0, rows)]).select(schema.names).cast(schema)
+            table = table.add_column(0, ID_COLUMN, _ids(plan, group, offset, table))
+            table = _take(table, group, offset)
+            offset += rows
+            if table.num_rows:
+                yield table
+
+
+def _ids(plan: InputPlan, group: RowGroup, offset: int, table: pa.Table) -> pa.Array | pa.ChunkedArray:
+    derived = _derived_ids(group, offset, table.num_rows)
+    if plan.id_column is None or plan.id_column not in table.column_names:
+        return derived
+    # A row without an id becomes an error row, which needs a name of its own.
+    return pc.coalesce(table[plan.id_column].cast(pa.string()), derived)
+
+
+def _derived_ids(group: RowGroup, offset: int, num_rows: int) -> pa.StringArray:
+    first = group.first_row + offset
+    numbers = pa.array(range(first, first + num_rows), pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(group.name, numbers, "#")
+
+
+def _take(rows: Any, group: RowGroup, offset: int) -> Any:
+    """Of an array or a table that starts at `offset`, the wanted rows."""
+    if group.wanted is None:
+        return rows
+    inside = pc.and_(pc.greater_equal(group.wanted, offset), pc.less(group.wanted, offset + len(rows)))
+    return rows.take(pc.subtract(group.wanted.filter(inside), offset))
+
+
+def _narrowed(group: RowGroup, positions: pa.Int64Array) -> RowGroup:
+    if len(positions) == len(group):
+        return group
+    return replace(group, wanted=positions if group.wanted is None else group.wanted.take(positions))
+
+
+# Files
+
+
+def _find_files(config: Input) -> tuple[Location, dict[str, str]]:
+    """The folder that names are relative to, and the files below it: name -> path."""
+    locations = [Location.of(path, config.storage_options) for path in config.paths]
+    if len({scheme_of(location.url) for location in locations}) != 1:
+        raise ConfigError("input.path: all paths must be on the same file system")
+    found = [_expand(location) for location in locations]
+    root = os.path.commonpath([folder for folder, _ in found])
+    paths = sorted({path for _, below in found for path in below})
+    return Location(_with_scheme(root, locations[0]), locations[0].options), {
+        os.path.relpath(path, root): path for path in paths
+    }
+
+
+def _expand(location: Location) -> tuple[str, list[str]]:
+    """A file, a folder or a glob: the folder that does not depend on what is found, and the files."""
+    with failing_as(InputError, "read the input", location):
+        path = location.path
+        if _has_wildcard(path):
+            folder, found = _fixed_part(path), location.fs.glob(path)
+        elif location.is_folder():
+            folder, found = path, location.fs.find(path)
+        else:
+            location.fs.info(path)
+            return os.path.dirname(path), [path]
+    files = [str(file) for file in found if _is_data_file(os.path.relpath(file, folder))]
+    if not files:
+        raise InputError(f"{location.shown}: no Parquet files there")
+    return folder, files
+
+
+def _has_wildcard(path: str) -> bool:
+    return any(mark in path for mark in "*?[")
+
+
+def _fixed_part(pattern: str) -> str:
+    parts = pattern.split("/")
+    return "/".join(parts[: next(index for index, part in enumerate(parts) if _has_wildcard(part))])
+
+
+def _is_data_file(name: str) -> bool:
+    is_hidden = any(part.startswith(("_", ".")) for part in name.split("/"))
+    return name.endswith(_SUFFIXES) and not is_hidden
+
+
+def _with_scheme(path: str, like: Location) -> str:
+    return path if like.is_local else f"{scheme_of(like.url)}://{path}"
+
+
+def _read_footer(root: Location, path: str) -> pq.FileMetaData:
+    with _reading(root, path), root.fs.open(path, "rb") as file:
+        return pq.read_metadata(file)
+
+
+def _row_groups(name: str, path: str, footer: pq.FileMetaData) -> Iterator[RowGroup]:
+    first = 0
+    for index in range(footer.num_row_groups):
+        rows = footer.row_group(index).num_rows
+        if rows:
+            yield RowGroup(path=path, name=name, index=index, first_row=first, num_rows=rows)
+        first += rows
+
+
+def _limited(groups: Iterable[RowGroup], limit: int | None) -> Iterator[RowGroup]:
+    for group in groups:
+        rows = group.num_rows if limit is None else min(group.num_rows, limit)
+        if rows:
+            yield replace(group, num_rows=rows)
+        limit = None if limit is None else limit - rows
+
+
+@contextlib.contextmanager
+def _reading(root: Location, path: str) -> Iterator[None]:
+    file = Location(_with_scheme(path, root), root.options)
+    try:
+        with failing_as(InputError, "read", file):
+            yield
+    except pa.ArrowException as error:
+        raise InputError(f"{file.shown}: is not a readable Parquet file: {explain(error, root.options)}") from None
+
+
+def _in_threads(work: Callable[[S], R], items: Sequence[S]) -> list[R]:
+    with ThreadPoolExecutor(_FOOTER_THREADS) as threads:
+        return list(threads.map(work, items))
+
+
+# Columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A column, the option that names it, and what type it may have."""
+
+    column: str
+    option: str
+    expected: str
+    accepts: Callable[[pa.DataType], bool]
+
+
+def _wanted_columns(config: Input) -> list[_Wanted]:
+    template = Template.parse(config.prompt).columns if config.prompt is not None else ()
+    named = [
+        (config.id_column, "id_column", "text or whole numbers", _is_text_or_int),
+        (config.image_column, "image_column", "bytes, paths or URIs", _is_image),
+        (config.prompt_column, "prompt_column", "text", _is_text),
+        (config.max_new_tokens_column, "max_new_tokens_column", "whole numbers", pa.types.is_integer),
+        (config.choices_column, "choices_column", "lists of text", _is_text_list),
+        (config.reference_column, "reference_column", "text, numbers or booleans", _is_scalar),
+        *((column, "prompt", "text, numbers or booleans", _is_scalar) for column in template),
+        *((_check_kept(column), "keep_columns", "anything", _is_anything) for column in config.keep_columns),
+    ]
+    return [_Wanted(column, *rest) for column, *rest in named if column is not None]
+
+
+def _check_kept(column: str) -> str:
+    if column in ANSWER_SCHEMA.names:
+        raise ConfigError(f"keep_columns: {column!r} is the name of a column of the answers; rename it in the input")
+    return column
+
+
+def _unified_schema(wanted: Sequence[_Wanted], schemas: Mapping[str, pa.Schema]) -> pa.Schema:
+    for name, schema in schemas.items():
+        _check_present(wanted, name, schema)
+    columns = list(dict.fromkeys(column.column for column in wanted))
+    parts = [pa.schema([(c, _normal(schema.field(c).type)) for c in columns]) for schema in schemas.values()]
+    try:
+        unified = pa.unify_schemas(parts, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(f"the files' columns have types that do not go together: {explain(error)}") from None
+    for column in wanted:
+        _check_type(column, unified.field(column.column).type)
+    return pa.schema([(field.name, _never_null(field.type)) for field in unified])
+
+
+def _check_present(wanted: Sequence[_Wanted], name: str, schema: pa.Schema) -> None:
+    for column in wanted:
+        if column.column not in schema.names:
+            near = difflib.get_close_matches(column.column, schema.names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            there = ", ".join(schema.names)
+            raise InputError(f"{name}: no column {column.column!r} for {column.option}{hint}; columns: {there}")
+
+
+def _check_type(column: _Wanted, type: pa.DataType) -> None:
+    if not (pa.types.is_null(type) or column.accepts(type)):
+        raise InputError(f"column {column.column!r} for {column.option} holds {type}; expected {column.expected}")
+
+
+def _normal(type: pa.DataType) -> pa.DataType:
+    """One type for all the ways Arrow has to say the same, with 64-bit offsets."""
+    if pa.types.is_dictionary(type):
+        return _normal(type.value_type)
+    if _is_text(type):
+        return pa.large_string()
+    return pa.large_binary() if _is_binary(type) else type
+
+
+def _never_null(type: pa.DataType) -> pa.DataType:
+    return pa.large_string() if pa.types.is_null(type) else type
+
+
+def _is_text(type: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(type) for is_kind in kinds)
+
+
+def _is_binary(type: pa.DataType) -> bool:
+    types = pa.types
+    kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_kind(type) for is_kind in kinds)
+
+
+def _is_text_or_int(type: pa.DataType) -> bool:
+    return _is_text(type) or bool(pa.types.is_integer(type))
+
+
+def _is_scalar(type: pa.DataType) -> bool:
+    return _is_text(type) or bool(pa.types.is_primitive(type) or pa.types.is_decimal(type))
+
+
+def _is_image(type: pa.DataType) -> bool:
+    """Bytes, a path, or the pair of both that Hugging Face's datasets write."""
+    if pa.types.is_struct(type):
+        return {field.name for field in type} == {"bytes", "path"}
+    return _is_binary(type) or _is_text(type)
+
+
+def _is_text_list(type: pa.DataType) -> bool:
+    return (pa.types.is_list(type) or pa.types.is_large_list(type)) and _is_text(type.value_type)
+
+
+def _is_anything(type: pa.DataType) -> bool:
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_NUM_SHOWN])
+    return f"{shown}, ..." if len(names) > _NUM_SHOWN else shown

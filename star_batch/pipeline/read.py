@@ -1,0 +1,71 @@
+"""The planned rows as a Ray dataset. Knows how to cut reads into tasks; what is read is the plan's.
+
+Why not `ray.data.read_parquet`: it names a row only by a hash of its file's absolute path and its position,
+so ids would change when a folder moves or Ray changes its hash, and nobody could find the row. It also reads
+the images of rows that are already answered. `Datasource` is Ray's own door for other readers.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from star_batch.pipeline.plan import InputPlan, RowGroup, read_rows
+
+_CPUS_PER_READ = 0.5
+
+
+def read_dataset(plan: InputPlan, rows_per_task: int) -> "ray.data.Dataset":
+    """A lazy dataset of `ID_COLUMN` and the plan's columns."""
+    source = PlannedParquet(plan, rows_per_task)
+    # As many blocks as tasks: Ray would otherwise cut each into hundreds of tiny ones.
+    return ray.data.read_datasource(source, num_cpus=_CPUS_PER_READ, override_num_blocks=source.num_tasks)
+
+
+class PlannedParquet(Datasource):  # type: ignore[misc]  # Ray is not typed
+    """Row groups of a plan, in tasks of about `rows_per_task` rows; a row group is never cut."""
+
+    def __init__(self, plan: InputPlan, rows_per_task: int) -> None:
+        super().__init__()
+        self._plan = replace(plan, row_groups=())
+        self._tasks = list(_batched(plan.row_groups, rows_per_task))
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self._tasks)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ReadTask]:
+        return [self._read_task(groups, per_task_row_limit) for groups in self._tasks]
+
+    def _read_task(self, groups: Sequence[RowGroup], limit: int | None) -> ReadTask:
+        plan = self._plan
+        rows = sum(len(group) for group in groups)
+        files = list(dict.fromkeys(group.name for group in groups))
+        metadata = BlockMetadata(num_rows=rows, size_bytes=None, input_files=files, exec_stats=None)
+        return ReadTask(lambda: _read(plan, groups), metadata, per_task_row_limit=limit)
+
+
+def _read(plan: InputPlan, groups: Iterable[RowGroup]) -> Iterator[pa.Table]:
+    for group in groups:
+        yield from read_rows(plan, group)
+
+
+def _batched(groups: Iterable[RowGroup], rows_per_task: int) -> Iterator[list[RowGroup]]:
+    batch: list[RowGroup] = []
+    rows = 0
+    for group in groups:
+        batch.append(group)
+        rows += len(group)
+        if rows >= rows_per_task:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,218 @@
+"""One place on a file system, local or in an object store, and what can be done there.
+
+Everything goes through fsspec, so that one set of options serves Parquet, images and control files.
+Knows no Ray and no schema, and never shows the value of an option.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import tenacity
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as BotoConnectionError
+
+from star_batch.errors import ConfigError, StarBatchError
+from star_batch.pipeline.redaction import has_userinfo, redacted
+
+STORAGE_ERRORS = (OSError, BotoCoreError, ClientError)
+"""What a file system raises."""
+
+_TRANSIENT = (ConnectionError, TimeoutError, HTTPClientError, BotoConnectionError)
+# How s3fs spells 500, 503 and their like.
+_TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EAGAIN, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help."""
+    return isinstance(error, _TRANSIENT) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO)
+
+
+_retried = tenacity.retry(
+    retry=tenacity.retry_if_exception(is_transient),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=10.0),
+    stop=tenacity.stop_after_attempt(6),
+    reraise=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A file or a folder: a local path, `s3://`, `gs://`; `options` are fsspec's for that file system.
+
+    Make one with `Location.of`. Its methods raise what the file system raises: see `failing_as`.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, url: str, options: Mapping[str, Any] | None = None) -> "Location":
+        """A location that means the same in every process, whatever its folder and its environment.
+
+        Raises:
+            ConfigError: the scheme is unknown, its file system is not installed, or the URL holds a password.
+        """
+        if has_userinfo(url):
+            raise ConfigError(f"{redacted(url)}: credentials do not belong into a URL: use the storage options")
+        scheme = scheme_of(url)
+        url = _absolute(url) if scheme == "file" else url.rstrip("/")
+        location = cls(url, _with_defaults(scheme, options or {}))
+        location._check_scheme()
+        return location
+
+    def _check_scheme(self) -> None:
+        try:
+            fsspec.get_filesystem_class(scheme_of(self.url))
+        except ValueError:
+            raise ConfigError(f"{self.shown}: unknown scheme; use a path, s3:// or gs://") from None
+        except ImportError as error:
+            raise ConfigError(f"{self.shown}: {error}") from None
+
+    @property
+    def shown(self) -> str:
+        """How it may be written down."""
+        return redacted(self.url, self.options)
+
+    @property
+    def is_local(self) -> bool:
+        return scheme_of(self.url) == "file"
+
+    @property
+    def fs(self) -> Any:
+        return fsspec.core.url_to_fs(self.url, **self.options)[0]
+
+    @property
+    def path(self) -> str:
+        """What the file system itself calls it."""
+        return str(fsspec.core.url_to_fs(self.url, **self.options)[1])
+
+    def at(self, *names: str) -> "Location":
+        """A file or a folder below."""
+        folder = self.url if self.url.endswith("/") else f"{self.url}/"
+        return Location(folder + "/".join(names), self.options)
+
+    def exists(self) -> bool:
+        return bool(self.fs.exists(self.path))
+
+    def is_folder(self) -> bool:
+        return bool(self.fs.isdir(self.path))
+
+    def files(self) -> list[str]:
+        """Names of all files below, relative, sorted; none when there is no such folder."""
+        prefix = self.path.rstrip("/") + "/"
+        try:
+            return sorted(str(path).removeprefix(prefix) for path in self.fs.find(self.path))
+        except FileNotFoundError:
+            return []
+
+    def delete(self) -> None:
+        """Delete a file; one that is not there is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path)
+
+    @_retried
+    def read_bytes(self) -> bytes:
+        return bytes(self.fs.cat_file(self.path))
+
+    @_retried
+    def write_bytes(self, data: bytes) -> None:
+        """Write a file that no reader ever sees half of."""
+        if not self.is_local:
+            self.fs.pipe_file(self.path, data)
+            return
+        with self._draft(data) as draft:
+            draft.replace(self.path)
+
+    @_retried
+    def create(self, data: bytes) -> None:
+        """Write a whole file unless there is one.
+
+        Raises:
+            FileExistsError: there is one: another's, or our own when the reply to a first try was lost.
+        """
+        if not self.is_local:
+            self._create_remotely(data)
+            return
+        with self._draft(data) as draft:
+            # A hard link appears with its whole content or not at all, where O_EXCL would show an empty file.
+            os.link(draft, self.path)
+
+    def _create_remotely(self, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(self.path, data, mode="create")
+        except OSError as error:
+            # s3fs looks for a field in the reply that not every S3 server sends.
+            if _code(error.__cause__) in ("PreconditionFailed", "412"):
+                raise FileExistsError(errno.EEXIST, "exists already", self.path) from error
+            raise
+
+    @contextlib.contextmanager
+    def _draft(self, data: bytes) -> Iterator[Path]:
+        target = Path(self.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            draft.write_bytes(data)
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _code(error: BaseException | None) -> str | None:
+    """S3's own word for an error."""
+    return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+
+
+def scheme_of(url: str) -> str:
+    """`file` for a plain path."""
+    return url.split("://", 1)[0].lower() if "://" in url else "file"
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+
+
+def _with_defaults(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    given = dict(options)
+    if scheme in ("s3", "s3a"):
+        given.setdefault("use_listings_cache", False)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        # Written down here because workers on other machines do not share this environment.
+        if endpoint and "endpoint_url" not in given.get("client_kwargs", {}):
+            given.setdefault("endpoint_url", endpoint)
+    return given
+
+
+@contextlib.contextmanager
+def failing_as(kind: type[StarBatchError], doing: str, location: Location) -> Iterator[None]:
+    """Turn what a file system raises into one clear line of `kind`.
+
+    Raises:
+        StarBatchError: of that kind.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise kind(f"{location.shown}: cannot {doing}: {explain(error, location.options)}") from None
+
+
+def explain(error: BaseException, options: Mapping[str, Any] | None = None) -> str:
+    """One line about what a file system raised, without secrets."""
+    match error:
+        case FileNotFoundError():
+            return "not found"
+        case PermissionError():
+            return "access denied"
+        case NoCredentialsError():
+            return "no credentials were found"
+        case OSError() if error.strerror:
+            return redacted(error.strerror, options)
+    lines = str(error).strip().splitlines()
+    return redacted(lines[0] if lines else type(error).__name__, options)

@@ -1,0 +1,55 @@
+"""A prompt made of a row's columns: `What colour is the {thing}?`. Plain names only, nothing is evaluated."""
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from star_batch.errors import ConfigError, PromptMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Text pieces with a column's name after each but the last."""
+
+    pieces: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """`{column}` is a place for a value, `{{` and `}}` are braces.
+
+        Raises:
+            ConfigError: a brace without its partner, or anything but a column's name between two.
+        """
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ConfigError(f"prompt: {error}; write {{{{ and }}}} for braces") from None
+        return cls(tuple((literal, _plain(*place)) for literal, *place in parsed))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column for _, column in self.pieces if column is not None))
+
+    def render(self, row: Mapping[str, object]) -> str:
+        """The prompt of one row.
+
+        Raises:
+            PromptMissing: a column is null.
+        """
+        return "".join(
+            literal + (_text(column, row[column]) if column is not None else "") for literal, column in self.pieces
+        )
+
+
+def _plain(name: str | None, spec: str | None, conversion: str | None) -> str | None:
+    if name is None:
+        return None
+    if not name or spec or conversion or any(mark in name for mark in ".[]"):
+        raise ConfigError(f"prompt: only plain column names can stand in braces, not {{{name}}}")
+    return name
+
+
+def _text(column: str, value: object) -> str:
+    if value is None:
+        raise PromptMissing(f"column {column!r} is null")
+    return str(value)

@@ -1,0 +1,120 @@
+"""An engine and a preprocessor of plain numpy, so that the pipeline is tested without a model."""
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from star_batch.config import JobConfig, Model
+from star_batch.errors import ModelError, PromptTooLong
+from star_batch.metrics import EngineStats
+from star_batch.options import Decoding
+from star_batch.pipeline import Backend
+from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.preprocess import Preprocessor
+from star_batch.records import Answer, Record
+
+SIDE = 8
+EXPLODE = "explode while there is "
+"""A prompt that begins with this and ends with a path makes the engine fail as long as there is a file."""
+DIE = "die unless there is "
+"""A prompt that begins with this and ends with a path kills the engine's process once, and leaves a file there."""
+
+
+class FakePreprocessor:
+    """Every image becomes `SIDE` x `SIDE` pixels."""
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(image.resize((SIDE, SIDE)), dtype=np.uint8)
+
+
+class FakeEngine:
+    """Answers all rows that came in during a tick together, with the prompt and the image's mean colour."""
+
+    def __init__(self, tick_seconds: float = 0.02) -> None:
+        self._tick_seconds = tick_seconds
+        self._inbox: queue.SimpleQueue[tuple[Sequence[Record], Future[list[Answer]]]] = queue.SimpleQueue()
+        self._stats = EngineStats()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]:
+        future: Future[list[Answer]] = Future()
+        self._inbox.put((records, future))
+        return future
+
+    def stats(self) -> EngineStats:
+        return self._stats + EngineStats()
+
+    def _run(self) -> None:
+        while True:
+            windows = [self._inbox.get()]
+            time.sleep(self._tick_seconds)
+            while not self._inbox.empty():
+                windows.append(self._inbox.get())
+            self._answer(windows)
+
+    def _answer(self, windows: Sequence[tuple[Sequence[Record], Future[list[Answer]]]]) -> None:
+        rows = sum(len(records) for records, _ in windows)
+        self._stats += EngineStats(prefill_batches=1, prefill_rows=rows)
+        for records, future in windows:
+            try:
+                answers = [answer(record) for record in records]
+            except RuntimeError as error:
+                future.set_exception(error)
+                continue
+            failed = sum(answer.error is not None for answer in answers)
+            self._stats += EngineStats(rows_answered=len(answers) - failed, rows_failed=failed)
+            future.set_result(answers)
+
+
+def answer(record: Record) -> Answer:
+    """What the fake model says about one record."""
+    assert isinstance(record.image, np.ndarray)
+    assert record.prompt is not None
+    if len(record.prompt) > 1000:
+        return Answer.failed(record.id, PromptTooLong(f"{len(record.prompt)} characters"))
+    if record.prompt.startswith(EXPLODE) and os.path.exists(record.prompt.removeprefix(EXPLODE)):
+        raise RuntimeError("device-side assert triggered")
+    if record.prompt.startswith(DIE) and not os.path.exists(tombstone := record.prompt.removeprefix(DIE)):
+        open(tombstone, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    text = record.choices[0] if record.choices else f"{record.prompt} {int(record.image.mean())}"
+    return Answer(
+        id=record.id,
+        text=text,
+        token_ids=(1, 2, 3),
+        finish_reason="stop",
+        label=text if record.choices else None,
+        num_visual=64,
+        num_kept=(16, 8),
+        num_prompt=len(record.prompt),
+        num_output=3,
+    )
+
+
+def load_engine(config: JobConfig) -> Engine:
+    if config.model.name == "broken":
+        raise ModelError("broken: no weights in it")
+    return FakeEngine()
+
+
+def load_slow_engine(config: JobConfig) -> Engine:
+    return FakeEngine(tick_seconds=0.3)
+
+
+def load_preprocessor(model: Model) -> Preprocessor:
+    return FakePreprocessor()
+
+
+def identify(model: Model) -> Mapping[str, str]:
+    return {"name": model.name}
+
+
+FAKE = Backend(engine=load_engine, preprocessor=load_preprocessor, identify=identify)

@@ -1,0 +1,148 @@
+"""A Ray that a job starts itself or finds at an address, and Ctrl-C."""
+
+import _thread
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from star_batch.errors import Interrupted
+from star_batch.pipeline import Progress, run
+from tests.pipeline import fakes
+from tests.pipeline.samples import job, rows, write
+
+SCRIPT = """
+import dataclasses
+import sys
+import ray
+from star_batch.errors import StarBatchError
+from star_batch.pipeline import run
+from tests.pipeline import fakes
+from tests.pipeline.samples import job
+
+ray.cloudpickle.register_pickle_by_value(fakes)
+config = job(sys.argv[1], sys.argv[2], output={"rows_per_file": 8}, cluster={"windows": 1})
+try:
+    run(config, backend=dataclasses.replace(fakes.FAKE, engine=fakes.load_slow_engine))
+except StarBatchError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+NOBODY = """
+import sys
+from star_batch.errors import ClusterError
+from star_batch.pipeline import run
+from tests.pipeline import fakes
+from tests.pipeline.samples import job
+
+try:
+    run(job(sys.argv[1], sys.argv[2], cluster={"address": "127.0.0.1:9"}), backend=fakes.FAKE)
+except ClusterError as error:
+    print(error.exit_code, error)
+"""
+
+
+def start(source: Path, target: Path, script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(source), str(target)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        start_new_session=True,
+    )
+
+
+def commits(target: Path) -> set[str]:
+    folder = target / "_commits"
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+@pytest.mark.ray
+def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(tmp_path: Path, fake_ray: None) -> None:
+    source, target = write(tmp_path / "in.parquet", rows(200)), tmp_path / "out"
+    process = start(source, target, SCRIPT)
+    deadline = time.monotonic() + 90
+    while len(commits(target)) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, complained = process.communicate(timeout=60)
+    assert printed.splitlines() == [
+        "interrupted; what is committed stays: run the same command again to go on where it stopped"
+    ]
+    assert complained == ""
+    assert process.returncode == 130
+    done = commits(target)
+    assert 2 <= len(done) < 25
+    summary = run(job(source, target, output={"rows_per_file": 8}, cluster={"windows": 1}), backend=fakes.FAKE)
+    assert summary.rows == 200
+    assert done < commits(target)
+
+
+@pytest.mark.ray
+def test_a_ray_that_was_there_stays_and_stops_working_on_the_job(tmp_path: Path, fake_ray: None) -> None:
+    import ray
+
+    source, target = write(tmp_path / "in.parquet", rows(400)), tmp_path / "out"
+
+    pressed: list[bool] = []
+
+    def interrupt(progress: Progress) -> None:
+        if len(commits(target)) >= 2 and not pressed:
+            pressed.append(True)
+            _thread.interrupt_main()
+
+    with pytest.raises(Interrupted, match="run the same command without overwrite again"):
+        run(
+            job(source, target, output={"rows_per_file": 4, "overwrite": True}, cluster={"windows": 1}),
+            backend=dataclasses.replace(fakes.FAKE, engine=fakes.load_slow_engine),
+            on_progress=interrupt,
+        )
+    assert ray.is_initialized()
+    time.sleep(2.0)
+    done = commits(target)
+    time.sleep(2.0)
+    assert commits(target) == done
+    assert 0 < len(done) < 100
+
+
+ELSEWHERE = """
+import sys
+from ray.cluster_utils import Cluster
+import ray
+from star_batch.pipeline import run
+from tests.pipeline import fakes
+from tests.pipeline.samples import job
+
+ray.cloudpickle.register_pickle_by_value(fakes)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+try:
+    config = job(sys.argv[1], sys.argv[2], cluster={"address": cluster.address})
+    print(run(config, backend=fakes.FAKE).rows, ray.is_initialized(), len(cluster.list_all_nodes()))
+finally:
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_a_cluster_at_an_address(tmp_path: Path) -> None:
+    process = start(write(tmp_path / "in.parquet", rows(20)), tmp_path / "out", ELSEWHERE)
+    printed, _ = process.communicate(timeout=120)
+    assert printed.splitlines()[-1] == "20 False 1"
+
+
+@pytest.mark.ray
+def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
+    process = start(write(tmp_path / "in.parquet", rows(2)), tmp_path / "out", NOBODY)
+    printed, complained = process.communicate(timeout=120)
+    assert printed.startswith("6 Ray on 127.0.0.1:9: ")
+    assert complained == ""
+    assert len(printed.splitlines()) == 1

@@ -1,0 +1,66 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from star_batch.pipeline.backend import digests
+from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
+from tests.pipeline.samples import job
+
+CHECKPOINT = {"config.json": "abc"}
+
+
+def digest(checkpoint: dict[str, str] = CHECKPOINT, **sections: Any) -> str:
+    return fingerprint_of(job("in", "out", **sections), checkpoint).digest
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"prompt": "another {question}"}},
+        {"input": {"keep_columns": ["question"]}},
+        {"output": {"token_ids": True}},
+        {"model": {"name": "fake", "dtype": "float16"}},
+        {"pruning": {"method": "star", "keep": 0.5}},
+        {"decoding": {"max_new_tokens": 3}},
+    ],
+)
+def test_what_changes_answers_changes_the_fingerprint(sections: dict[str, Any]) -> None:
+    assert digest(**sections) != digest()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"path": "elsewhere", "limit": 3, "storage_options": {"key": "x"}}},
+        {"output": {"path": "elsewhere", "rows_per_file": 7}},
+        {"cluster": {"actors": 3}},
+        {"engine": {"max_rows": 3}},
+    ],
+)
+def test_where_and_how_the_work_is_done_does_not(sections: dict[str, Any]) -> None:
+    assert digest(**sections) == digest()
+
+
+def test_another_checkpoint_changes_it() -> None:
+    assert digest({"config.json": "abd"}) != digest()
+
+
+def test_differences_are_named() -> None:
+    there, here = Fingerprint({"a": 1, "b": None}), Fingerprint({"a": 2, "b": None, "c": "x"})
+    assert there.differences(here) == ["a: 1 there, 2 here", 'c: nothing there, "x" here']
+
+
+def test_digests_see_a_changed_weight_and_ignore_other_files(tmp_path: Path) -> None:
+    weights = np.arange(1000, dtype=np.float32)
+    save_file({"w": weights}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    before = digests(tmp_path)
+    (tmp_path / "README.md").write_text("hello")
+    assert digests(tmp_path) == before
+    save_file({"w": weights + 1}, tmp_path / "model.safetensors")
+    after = digests(tmp_path)
+    assert after["config.json"] == before["config.json"]
+    assert after["model.safetensors"] != before["model.safetensors"]

@@ -1,0 +1,272 @@
+"""Whole jobs on a local Ray, with an engine that needs no model."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from star_batch.config import JobConfig
+from star_batch.errors import ClusterError, InputError, ModelError, OutputError
+from star_batch.pipeline import Progress, run
+from star_batch.pipeline.backend import Engine
+from star_batch.records import ANSWER_SCHEMA
+from tests.pipeline.fakes import DIE, EXPLODE, FAKE
+from tests.pipeline.samples import job, png, rows, write
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.binary()),
+        ("question", pa.string()),
+        ("truth", pa.string()),
+        ("note", pa.int64()),
+    ]
+)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"image": None}, "image_missing"),
+    ({"image": b""}, "image_missing"),
+    ({"image": png(1)[:50]}, "image_unreadable"),
+    ({"image": b"no image"}, "image_unreadable"),
+    ({"image": b"%PDF-1.4"}, "image_format_refused"),
+    ({"question": None}, "prompt_missing"),
+    ({"question": " "}, "prompt_missing"),
+    ({"question": "long " * 300}, "prompt_too_long"),
+    ({"id": None}, "value_invalid"),
+]
+
+
+def answers(output: Path) -> pa.Table:
+    return pq.read_table(output / "answers").sort_by("id")
+
+
+def planted(count: int) -> list[dict[str, Any]]:
+    """Rows with two bad ones of every kind among them."""
+    records = [
+        {**row, "truth": f"Question {n} {n % 256} ", "note": n if n % 3 else None} for n, row in enumerate(rows(count))
+    ]
+    for place, (change, _) in enumerate(BAD * 2):
+        records[place * 11] |= change
+    return records
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_every_row_comes_out_once_as_an_answer_or_with_a_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = planted(200)
+    for number in range(2):
+        write(tmp_path / "in" / f"{number}.parquet", records[number * 100 : number * 100 + 100], SCHEMA)
+    seen: list[Progress] = []
+    config = job(
+        tmp_path / "in",
+        tmp_path / "out",
+        input={"id_column": "id", "reference_column": "truth", "keep_columns": ["note", "question"]},
+    )
+    summary = run(config, backend=FAKE, on_progress=seen.append)
+    table = answers(tmp_path / "out")
+    assert (summary.rows, summary.answered, summary.failed) == (200, 182, 18)
+    assert summary.failed_by_type == {
+        "image_missing": 4,
+        "image_unreadable": 4,
+        "image_format_refused": 2,
+        "prompt_missing": 4,
+        "prompt_too_long": 2,
+        "value_invalid": 2,
+    }
+    assert summary.accuracy == pytest.approx(182 / 200)
+    by_id = {row["id"]: row for row in table.to_pylist()}
+    assert len(by_id) == 200
+    for number, record in enumerate(records):
+        row = by_id[record["id"] or f"{number // 100}.parquet#{number % 100}"]
+        assert (row["note"], row["question"], row["reference"]) == (record["note"], record["question"], record["truth"])
+        expected = next((kind for change, kind in BAD if change.items() <= record.items()), None)
+        assert row["error_type"] == expected
+        assert (row["error"] is None) == (expected is None)
+        assert row["answer"] == (f"question {number} {number % 256}" if expected is None else None)
+    assert {progress.rows_total for progress in seen} == {200}
+    assert (seen[-1].rows_done, seen[-1].failed) == (200, 18)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_what_lies_in_a_finished_output(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", [*rows(40), {"id": "bad", "image": None, "question": "q"}])
+    summary = run(job(tmp_path / "in.parquet", tmp_path / "out", input={"keep_columns": ["image"]}), backend=FAKE)
+    output = tmp_path / "out"
+    assert sorted(p.name for p in output.iterdir()) == ["_SUCCESS", "_commits", "_metrics", "_run.json", "answers"]
+    parts = sorted((output / "answers").iterdir())
+    assert len(parts) == len(list((output / "_commits").iterdir())) >= 2
+    schema = pa.schema([*ANSWER_SCHEMA, pa.field("image", pa.large_binary())])
+    assert all(pq.read_schema(part).equals(schema) for part in parts)
+    sizes = [pq.read_metadata(part).num_rows for part in parts]
+    assert sum(sizes) == 41
+    assert max(sizes) < 16 + 4
+    record = json.loads((output / "_run.json").read_text())
+    assert record["cluster"]["CPU"] == 4.0
+    assert set(pq.read_table(output / "answers")["fingerprint"].to_pylist()) == {record["fingerprint"]["digest"]}
+    assert json.loads((output / "_metrics" / "summary.json").read_text())["rows"] == summary.rows == 41
+    throughput = pq.read_table(output / "_metrics" / "throughput.parquet")
+    assert sum(throughput["rows_answered"].to_pylist()) == 40
+    assert sum(throughput["rows_failed"].to_pylist()) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_one_engine_gets_rows_of_several_windows_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", rows(128))
+    config = job(tmp_path / "in.parquet", tmp_path / "out", cluster={"windows": 4, "rows_per_window": 4})
+    assert (run(config, backend=FAKE).mean_prefill_rows or 0.0) > 6.0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_ids_and_answers_do_not_depend_on_how_the_work_is_cut(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "in" / f"{number}.parquet", rows(20, first=20 * number), row_group_size=7)
+    tables = []
+    for rows_per_file, windows in [(7, 1), (100, 3)]:
+        output = tmp_path / f"out-{rows_per_file}"
+        cut = {"windows": windows, "rows_per_window": 3}
+        run(job(tmp_path / "in", output, output={"rows_per_file": rows_per_file}, cluster=cut), backend=FAKE)
+        tables.append(answers(output).select(["id", "answer"]))
+    assert tables[0].equals(tables[1])
+    assert tables[0]["id"].to_pylist() == sorted(f"{f}.parquet#{n}" for f in range(3) for n in range(20))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_second_run_goes_on_where_the_first_one_failed(tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.touch()
+    records = rows(100)
+    records[99]["question"] = f"{EXPLODE}{trouble}"
+    write(tmp_path / "in.parquet", records)
+    config = job(tmp_path / "in.parquet", tmp_path / "out", cluster={"windows": 1})
+    with pytest.raises(ClusterError, match=r"^RuntimeError: device-side assert triggered$"):
+        run(config, backend=FAKE)
+    commits = {path.name: path.read_bytes() for path in (tmp_path / "out" / "_commits").iterdir()}
+    done = sum(json.loads(commit)["rows"] for commit in commits.values())
+    assert 0 < done < 100
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    trouble.unlink()
+    summary = run(config, backend=FAKE)
+    assert (summary.rows, summary.answered) == (100, 100)
+    assert commits.items() <= {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits").iterdir()}.items()
+    throughput = pq.read_table(tmp_path / "out" / "_metrics" / "throughput.parquet")
+    assert sum(throughput["rows_answered"].to_pylist()) == 100 - done
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_an_actor_that_is_killed_costs_no_row_and_doubles_none(tmp_path: Path) -> None:
+    records = rows(100)
+    records[40]["question"] = f"{DIE}{tmp_path / 'tombstone'}"
+    write(tmp_path / "in.parquet", records)
+    summary = run(job(tmp_path / "in.parquet", tmp_path / "out"), backend=FAKE)
+    assert (tmp_path / "tombstone").exists()
+    assert (summary.rows, summary.answered) == (100, 100)
+    assert len(set(answers(tmp_path / "out")["id"].to_pylist())) == 100
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_complete_output_is_left_as_it_is_until_there_are_new_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in" / "0.parquet", rows(10))
+    config = job(tmp_path / "in", tmp_path / "out")
+    summary = run(config, backend=FAKE)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert run(config, backend=FAKE) == summary
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    write(tmp_path / "in" / "1.parquet", rows(5, first=10))
+    assert run(config, backend=FAKE).rows == 15
+    with pytest.raises(OutputError, match=r"decoding\.max_new_tokens: 64 there, 3 here"):
+        run(job(tmp_path / "in", tmp_path / "out", decoding={"max_new_tokens": 3}), backend=FAKE)
+    other = job(tmp_path / "in", tmp_path / "out", decoding={"max_new_tokens": 3}, output={"overwrite": True})
+    assert run(other, backend=FAKE).rows == 15
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_model_that_cannot_be_loaded_is_the_error_that_arrives(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in.parquet", rows(3))
+    with pytest.raises(ModelError, match=r"^broken: no weights in it$"):
+        run(job(tmp_path / "in.parquet", tmp_path / "out", model={"name": "broken"}), backend=FAKE)
+    assert capfd.readouterr() == ("", "")
+
+
+def load_nothing(config: JobConfig) -> Engine:
+    raise RuntimeError("out of memory\nsecond line")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_loader_that_fails_in_its_own_way_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in.parquet", rows(3))
+    with pytest.raises(ClusterError, match=r"^the engine cannot be loaded: RuntimeError: out of memory"):
+        run(
+            job(tmp_path / "in.parquet", tmp_path / "out"),
+            backend=dataclasses.replace(FAKE, engine=lambda config: load_nothing(config)),
+        )
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_gpus_that_are_not_there_are_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", rows(3))
+    with pytest.raises(ClusterError, match="need 1 GPUs and Ray sees 0 here"):
+        run(job(tmp_path / "in.parquet", tmp_path / "out", model={"name": "fake", "device": "cuda"}), backend=FAKE)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_row_group_that_turns_out_broken_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.parquet", rows(300))
+    data = bytearray(path.read_bytes())
+    data[200:4000] = b"\xff" * 3800
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"in\.parquet: (cannot read|is not a readable Parquet file): "):
+        run(job(path, tmp_path / "out"), backend=FAKE)
+
+
+class NoRay:
+    """Stands in for `connected` where Ray must not be needed."""
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("Ray was started")
+
+
+@pytest.mark.parametrize(
+    ("input", "output", "error", "words"),
+    [
+        ({"path": "nowhere"}, {}, InputError, "nowhere: cannot read the input: not found"),
+        ({"image_column": "img"}, {}, InputError, "no column 'img'"),
+        ({"id_column": "question"}, {}, InputError, "stand in several rows"),
+        ({}, {"path": "in.parquet/out"}, OutputError, "Not a directory"),
+    ],
+)
+def test_what_cannot_work_stops_before_ray(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    input: dict[str, Any],
+    output: dict[str, Any],
+    error: type[Exception],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["star_batch.pipeline.run"], "connected", NoRay())
+    write(tmp_path / "in.parquet", [{**row, "question": "same"} for row in rows(3)])
+    with pytest.raises(error, match=words) as caught:
+        run(job("in.parquet", "out", input=input, output=output), backend=FAKE)
+    assert "\n" not in str(caught.value)
