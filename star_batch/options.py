@@ -88,7 +88,8 @@ class Pruning:
 
     def _check_fields_fit_method(self) -> None:
         if self.method == "none":
-            _require(self.keep is None, f"method='none' keeps every token: leave out keep={self.keep!r}, or choose a method")
+            message = f"method='none' keeps every token: leave out keep={self.keep!r}, or choose a method"
+            _require(self.keep is None, message)
         elif self.method != "star" or self.early_keep is None or self.late_keep is None:
             _require(self.keep is not None, f"method={self.method!r} needs keep: a number of tokens or a share")
         for owner, name, unset in _METHOD_FIELDS:

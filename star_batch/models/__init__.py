@@ -1,4 +1,4 @@
-"""Models compute: one adapter per family of transformers models. Knows no pruning, no batch policy, no files but a checkpoint's.
+"""Models compute: one adapter per family of transformers models. Knows no pruning and no batch policy.
 
 A new family is one file here and one line in `FAMILIES`.
 """

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: the protocol that every family's adapter meets. Knows no pruning and no batch policy.
+"""What the engine asks of a model: the protocol that every family's adapter meets. Knows no pruning.
 
 Legend: `B` images, `N` visual tokens of an image, `D` encoder width, `W` decoder width, `T` tokens,
 `H` heads, `Q` queries, `V` vocabulary.
