@@ -6,15 +6,17 @@ Knows no model: whether a layer number exists in a checkpoint is checked when a 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from numbers import Integral
+from typing import Any, ClassVar, Literal, TypeGuard, get_args
 
 from star_batch.errors import ConfigError
 
 Method = Literal["none", "random", "stride", "star", "vispruner"]
 EarlyScores = Literal["encoder", "features"]
 Positions = Literal["original", "compact"]
-Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+_LOWEST_TEMPERATURE = 0.001  # below it, dividing the logits overflows
 
 # Read by pydantic when these classes are fields of a configuration; costs no import here.
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -30,11 +32,15 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def is_count(value: object) -> bool:
-    """A positive int that is not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """A whole number of 1 or more, of any integer type but bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
-def _is_number(value: object) -> bool:
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     """A finite int or float that is not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -81,9 +87,10 @@ class Pruning:
         for name in ("keep", "early_keep", "late_keep"):
             _check_amount(name, getattr(self, name))
         ratio = self.important_ratio
-        _require(0.0 <= ratio <= 1.0, f"important_ratio={ratio!r}: give a share from 0.0 to 1.0")
+        _require(_is_number(ratio) and 0.0 <= ratio <= 1.0, f"important_ratio={ratio!r}: give a share from 0.0 to 1.0")
         layer = self.late_layer
         _require(layer is None or is_count(layer), f"late_layer={layer!r}: give a layer number of 1 or more")
+        _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
         self._check_fields_fit_method()
 
     def _check_fields_fit_method(self) -> None:
@@ -92,6 +99,8 @@ class Pruning:
             _require(self.keep is None, message)
         elif self.method != "star" or self.early_keep is None or self.late_keep is None:
             _require(self.keep is not None, f"method={self.method!r} needs keep: a number of tokens or a share")
+        else:
+            _require(self.keep is None, "keep, early_keep and late_keep: give two of them, the third follows")
         for owner, name, unset in _METHOD_FIELDS:
             value = getattr(self, name)
             message = f"{name}={value!r} belongs to method={owner!r}, not to {self.method!r}"
@@ -105,6 +114,7 @@ _METHOD_FIELDS: tuple[tuple[Method, str, object], ...] = (
     ("star", "late_layer", None),
     ("star", "early_scores", "encoder"),
     ("vispruner", "important_ratio", 0.5),
+    ("random", "seed", 0),
 )
 
 
@@ -129,10 +139,12 @@ class Decoding:
     def __post_init__(self) -> None:
         _require(is_count(self.max_new_tokens), f"max_new_tokens={self.max_new_tokens!r}: give 1 or more")
         hot = self.temperature
-        _require(_is_number(hot) and hot >= 0.0, f"temperature={hot!r}: give 0.0 (greedy) or more")
+        is_warm = _is_number(hot) and (hot == 0.0 or hot >= _LOWEST_TEMPERATURE)
+        _require(is_warm, f"temperature={hot!r}: give 0.0 (greedy), or {_LOWEST_TEMPERATURE} or more")
         _require(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share up to 1.0")
-        _require(not isinstance(self.stop, str), f"stop={self.stop!r}: give a list of strings")
-        _require(all(self.stop), "stop: an empty stop string would end every answer at once")
+        _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        is_list = isinstance(self.stop, tuple | list) and all(isinstance(stop, str) and stop for stop in self.stop)
+        _require(is_list, f"stop={self.stop!r}: give a list of strings, none of them empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,4 +171,5 @@ class EngineOptions:
             value = getattr(self, name)
             _require(is_count(value), f"{name}={value!r}: give a whole number of 1 or more")
         memory = self.kv_memory_gib
-        _require(memory is None or memory > 0.0, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")
+        is_size = memory is None or (_is_number(memory) and memory > 0.0)
+        _require(is_size, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")

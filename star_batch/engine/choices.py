@@ -11,10 +11,10 @@ class ChoiceNode:
     children: dict[int, "ChoiceNode"] = field(default_factory=dict)
     label: str | None = None
 
-    def options(self, end_id: int | None) -> list[int]:
-        """Token ids that may follow; `end_id`, if there is one, closes a choice that others go on from."""
-        is_open = self.label is not None and end_id is not None
-        return [*self.children, end_id] if is_open else list(self.children)  # type: ignore[list-item]
+    @property
+    def may_end(self) -> bool:
+        """Whether a choice is complete here although others go on."""
+        return self.label is not None and bool(self.children)
 
     def rest(self) -> tuple[list[int], "ChoiceNode"]:
         """The tokens that follow while there is no choice left to make, and the node that they lead to."""
@@ -29,11 +29,6 @@ class ChoiceNode:
         """Whether one label alone can be reached from here."""
         _, node = self.rest()
         return node.label is not None and not node.children
-
-    @property
-    def depth(self) -> int:
-        """Tokens of the longest choice from here."""
-        return max((1 + child.depth for child in self.children.values()), default=0)
 
 
 def choice_trie(choices: Mapping[str, tuple[int, ...]]) -> ChoiceNode:

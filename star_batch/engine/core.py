@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from star_batch.engine.finish import Decode, extend
 from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
-from star_batch.engine.scheduler import Scheduler
+from star_batch.engine.scheduler import Phase, Scheduler
 from star_batch.engine.sequence import EncodedImage, Sequence
 from star_batch.errors import RowTooLarge
 from star_batch.metrics import EngineStats
@@ -44,13 +43,15 @@ class Core:
         self._encode_ahead()
         batch = self._scheduler.schedule()
         if batch is None:
+            assert not self._scheduler.waiting, "nothing runs, yet what waits does not fit: pages were lost"
             return []
-        if batch.phase == "prefill":
-            self._run(self._runner.prefill, batch.sequences)
-        else:
-            self._run(self._runner.decode, batch.sequences)
+        if batch.phase == "decode":
             self._stats.decode_slots += self._scheduler.budget.max_rows
-        return self._finished(batch.sequences)
+        with self._runner.timed(f"{batch.phase}_seconds"):
+            num_runs = self._run(batch.phase, batch.sequences)
+        if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
+            self._scheduler.shrink(batch)
+        return self._finish(batch.sequences)
 
     def _encode_ahead(self) -> None:
         """Keep a full set of rows waiting, so that there are like lengths to choose from."""
@@ -68,7 +69,10 @@ class Core:
     def _take_unseen(self) -> list[list[Sequence]]:
         """Rows of as many new images as one encoder call takes; rows of known images need none."""
         fresh: dict[bytes, list[Sequence]] = {}
-        while self._unseen and (len(fresh) < self._runner.vision_batch or self._unseen[0].image_key in fresh):
+        for _ in range(self._scheduler.budget.max_rows):
+            is_full = len(fresh) == self._runner.vision_batch
+            if not self._unseen or (is_full and self._unseen[0].image_key not in fresh):
+                break
             sequence = self._unseen.popleft()
             if (image := self._images.get(sequence.image_key)) is not None:
                 self._add_encoded(sequence, image)
@@ -80,34 +84,40 @@ class Core:
         sequence.image, sequence.pixels = image, None
         self._scheduler.add(sequence)
 
-    def _run(self, run: Callable[[list[Sequence]], Tensor], sequences: list[Sequence]) -> None:
-        """Extend every sequence by a token. Out of memory, the batch is run in halves; a lone row fails alone."""
+    def _run(self, phase: Phase, sequences: list[Sequence]) -> int:
+        """Extend every sequence by a token. Out of memory, the batch is run in halves; a lone row fails alone.
+
+        Encoding is not covered: its shape is fixed, so if it does not fit once it never will.
+
+        Returns:
+            How many runs it took.
+        """
         try:
-            tokens = next_tokens(run(sequences), sequences, self._stop_ids)
+            logits = self._runner.prefill(sequences) if phase == "prefill" else self._runner.decode(sequences)
         except torch.OutOfMemoryError:
-            self._make_room()
+            if len(sequences) == 1:
+                sequences[0].error = RowTooLarge("the device ran out of memory on this row alone; prune more")
+                return 1
         else:
-            for sequence, token in zip(sequences, tokens, strict=True):
-                extend(sequence, token, stop_ids=self._stop_ids, decode=self._decode)
-            return
-        if len(sequences) == 1:
-            sequences[0].error = RowTooLarge("the device ran out of memory on this row alone; prune more")
-            return
+            self._extend(sequences, logits)
+            return 1
         middle = len(sequences) // 2
-        self._run(run, sequences[:middle])
-        self._run(run, sequences[middle:])
+        return self._run(phase, sequences[:middle]) + self._run(phase, sequences[middle:])
 
-    def _make_room(self) -> None:
-        self._scheduler.halve_prefill()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _extend(self, sequences: list[Sequence], logits: Tensor) -> None:
+        tokens = next_tokens(logits, sequences, self._stop_ids)
+        for sequence, token in zip(sequences, tokens, strict=True):
+            sequence.image = None
+            extend(sequence, token, stop_ids=self._stop_ids, decode=self._decode)
 
-    def _finished(self, sequences: list[Sequence]) -> list[Sequence]:
-        self._scheduler.remove_finished()
+    def _finish(self, sequences: list[Sequence]) -> list[Sequence]:
         finished = [sequence for sequence in sequences if sequence.is_finished]
         for sequence in finished:
+            if sequence.error is not None:
+                self._runner.forget(sequence)
             sequence.clock.finished = time.perf_counter()
             self._stats.output_tokens += len(sequence.output)
             self._stats.rows_answered += sequence.error is None
             self._stats.rows_failed += sequence.error is not None
+        self._scheduler.remove_finished()
         return finished

@@ -4,17 +4,12 @@ One thread of the engine's own steps the model; any number of callers submit win
 rows of all windows form batches together. Knows no Ray, no table and no storage.
 """
 
-import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
-from copy import copy
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeAlias
 
 import torch
 
@@ -22,11 +17,12 @@ from star_batch.engine import kv_cache
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.core import Core
 from star_batch.engine.finish import answer_of
+from star_batch.engine.inbox import Inbox, Ticket, Window, fail_all
 from star_batch.engine.intake import Intake
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
 from star_batch.engine.sequence import Sequence
-from star_batch.errors import ConfigError, RecordError
+from star_batch.errors import ConfigError, RecordError, StarBatchError
 from star_batch.metrics import EngineStats
 from star_batch.models import (
     Checkpoint,
@@ -41,32 +37,6 @@ from star_batch.pruning import PruningPlan, make_plan
 from star_batch.records import Answer, Record
 
 _TYPICAL_TEXT = 256  # prompt and answer tokens that the KV cache is sized for; longer rows take more pages
-
-
-@dataclass(slots=True)
-class _Window:
-    """The answers of one submission, filled in as its rows finish."""
-
-    answers: list[Answer | None]
-    missing: int
-    future: Future[list[Answer]] = field(default_factory=Future)
-
-    def put(self, index: int, answer: Answer) -> None:
-        self.answers[index] = answer
-        self.missing -= 1
-        if self.missing == 0 and not self.future.cancelled():
-            self.future.set_result([answer for answer in self.answers if answer is not None])
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """Whose answer a sequence is."""
-
-    window: _Window
-    index: int
-
-
-_Arrival: TypeAlias = tuple[Sequence, _Ticket]
 
 
 class Engine:
@@ -88,14 +58,12 @@ class Engine:
         self._stats = EngineStats()
         self._max_rows = options.max_rows
         budget, cache = _memory(model, plan, preprocessor, options)
-        self._intake = Intake(model, preprocessor, plan, budget)
+        self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
         runner = Runner(model, plan, cache, self._stats, page_size=options.page_size, vision_batch=options.vision_batch)
         self._core = Core(Scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
-        self._inbox: queue.SimpleQueue[list[_Arrival] | None] = queue.SimpleQueue()
-        self._tickets: dict[Sequence, _Ticket] = {}
+        self._inbox = Inbox()
+        self._tickets: dict[Sequence, Ticket] = {}
         self._is_closing = False
-        self._failure: BaseException | None = None
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="star-batch-engine", daemon=True)
         self._thread.start()
 
@@ -120,6 +88,8 @@ class Engine:
             ModelError: the checkpoint is missing, unreadable or of a family that is not supported.
             ConfigError: the pruning does not fit the model's depth.
         """
+        if pruning is not None and not isinstance(pruning, Pruning):
+            raise ConfigError(f"pruning={pruning!r}: give Pruning(method=..., keep=...)")
         checkpoint = Checkpoint(name=str(model), revision=revision, trust_remote_code=trust_remote_code)
         config = checkpoint.config()
         family = family_of(checkpoint, config)
@@ -160,25 +130,30 @@ class Engine:
     def submit(self, records: Seq[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]:
         """Answers to a window of records, later. Safe to call from any thread.
 
-        The future raises whatever ended the engine's thread, if something has.
+        The future raises whatever ended the engine's thread, if something has; it cannot be cancelled.
         """
-        window = _Window([None] * len(records), len(records))
-        if not records:
-            window.future.set_result([])
-        tickets = [_Ticket(window, index) for index in range(len(records))]
-        self._inbox.put(self._take_in(records, tickets, decoding or Decoding()))
-        if self._failure is not None:
-            _fail(window, self._failure)
+        window = Window(len(records))
+        arrivals = []
+        for index, record in enumerate(records):
+            try:
+                sequence = self._intake.sequence(record, decoding or Decoding())
+            except RecordError as error:
+                window.put(index, Answer.failed(record.id, error))
+            else:
+                arrivals.append((sequence, Ticket(window, index)))
+        if arrivals:  # in one piece, so that rows of a window meet in one batch
+            self._inbox.put(arrivals)
         return window.future
 
     def stats(self) -> EngineStats:
         """Counters since the start, as they are now."""
-        return copy(self._stats)
+        return self._stats + self._intake.stats()
 
     def close(self) -> None:
-        """Finish what was submitted and end the thread."""
-        self._inbox.put(None)
-        self._thread.join()
+        """Finish what was submitted and end the thread; what is submitted from now on fails."""
+        self._inbox.close(StarBatchError("the engine is closed"))
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def __enter__(self) -> "Engine":
         return self
@@ -186,61 +161,32 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take_in(self, records: Seq[Record], tickets: Seq[_Ticket], decoding: Decoding) -> list[_Arrival]:
-        """What of a window can run; it goes to the engine in one piece, so that its rows meet in one batch."""
-        arrivals = []
-        start = time.perf_counter()
-        for record, ticket in zip(records, tickets, strict=True):
-            try:
-                arrivals.append((self._intake.sequence(record, decoding), ticket))
-            except RecordError as error:
-                self._put(ticket, Answer.failed(record.id, error))
-                self._stats.rows_failed += 1
-        self._stats.decode_image_seconds += time.perf_counter() - start
-        return arrivals
-
-    def _put(self, ticket: _Ticket, answer: Answer) -> None:
-        """Rows fail in the caller's thread and finish in the engine's."""
-        with self._lock:
-            ticket.window.put(ticket.index, answer)
-
     @torch.inference_mode()
     def _run(self) -> None:
         """The engine's thread: take what was submitted, step until all is done, wait for more."""
         try:
             while self._receive():
                 for sequence in self._core.step():
-                    self._put(self._tickets.pop(sequence), answer_of(sequence))
+                    ticket = self._tickets.pop(sequence)
+                    ticket.window.put(ticket.index, answer_of(sequence))
         except BaseException as error:  # whatever it is, no caller may wait for ever
-            self._failure = error
-            self._abandon(error)
+            self._inbox.close(error)
+            fail_all(self._tickets.values(), error)
+            fail_all((ticket for _, ticket in self._inbox.drain()), error)
 
     def _receive(self) -> bool:
         """Take in all that has arrived; waits only when idle. False once closed and idle."""
-        while not (self._is_closing and self._core.is_idle):
-            try:
-                arrived = self._inbox.get(block=self._core.is_idle)
-            except queue.Empty:
-                return True
-            if arrived is None:
+        while not self._is_closing:
+            arrivals = self._inbox.take(wait=self._core.is_idle)
+            if arrivals is None:
                 self._is_closing = True
-                continue
-            for sequence, ticket in arrived:
+                break
+            if not arrivals:
+                break
+            for sequence, ticket in arrivals:
                 self._tickets[sequence] = ticket
                 self._core.add(sequence)
-        return False
-
-    def _abandon(self, error: BaseException) -> None:
-        for ticket in self._tickets.values():
-            _fail(ticket.window, error)
-        while not self._inbox.empty():
-            for _, ticket in self._inbox.get() or ():
-                _fail(ticket.window, error)
-
-
-def _fail(window: _Window, error: BaseException) -> None:
-    if not window.future.done():
-        window.future.set_exception(error)
+        return not (self._is_closing and self._core.is_idle)
 
 
 def _memory(

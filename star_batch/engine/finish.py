@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 from typing import TypeAlias
 
 from star_batch.engine.sequence import Sequence
-from star_batch.records import Answer
+from star_batch.records import Answer, FinishReason
 
 Decode: TypeAlias = Callable[[Seq[int]], str]
 """Token ids to text."""
@@ -13,15 +13,17 @@ Decode: TypeAlias = Callable[[Seq[int]], str]
 
 def extend(sequence: Sequence, token: int, *, stop_ids: frozenset[int], decode: Decode) -> None:
     """Take in the next token; sets `finish_reason` and `text` if the answer ends with it."""
+    if sequence.error is not None:
+        return
     sequence.output.append(token)
     if sequence.choice is not None:
         _follow(sequence, token)
     elif token in stop_ids:
-        _end_at_stop(sequence, decode(sequence.output[:-1]))
-    elif sequence.limits.stop and (cut := _before_stop(sequence, decode)) is not None:
-        _end_at_stop(sequence, cut)
+        _end(sequence, decode(sequence.output[:-1]), "stop")
+    elif (cut := _before_stop(sequence, decode)) is not None:
+        _end(sequence, cut, "stop")
     elif len(sequence.output) >= sequence.limits.max_new_tokens:
-        sequence.text, sequence.finish_reason = decode(sequence.output), "length"
+        _end(sequence, decode(sequence.output), "length")
 
 
 def answer_of(sequence: Sequence) -> Answer:
@@ -44,15 +46,18 @@ def answer_of(sequence: Sequence) -> Answer:
     )
 
 
-def _end_at_stop(sequence: Sequence, text: str) -> None:
-    sequence.text, sequence.finish_reason = text, "stop"
+def _end(sequence: Sequence, text: str, reason: FinishReason) -> None:
+    sequence.text, sequence.finish_reason = text.strip(), reason
 
 
 def _before_stop(sequence: Sequence, decode: Decode) -> str | None:
-    """The text up to the first stop string in it, or None if there is none."""
+    """The text up to the first stop string in it, or None if there is none, or it may not end yet."""
+    limits = sequence.limits
+    if not limits.stop or len(sequence.output) < limits.min_new_tokens:
+        return None
     text = decode(sequence.output)
-    places = [place for stop in sequence.limits.stop if (place := text.find(stop)) >= 0]
-    return text[: min(places)].strip() if places else None
+    places = [place for stop in limits.stop if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else None
 
 
 def _follow(sequence: Sequence, token: int) -> None:
@@ -60,10 +65,10 @@ def _follow(sequence: Sequence, token: int) -> None:
     assert sequence.choice is not None
     node = sequence.choice.children.get(token)
     if node is None:  # the end token, which closes a choice that others go on from
-        _end_at_stop(sequence, sequence.choice.label or "")
+        _end(sequence, sequence.choice.label or "", "stop")
         return
     sequence.choice = node
     if node.is_decided:
         rest, sequence.choice = node.rest()
         sequence.output += rest
-        _end_at_stop(sequence, sequence.choice.label or "")
+        _end(sequence, sequence.choice.label or "", "stop")

@@ -1,6 +1,10 @@
-"""From a record to a sequence that is ready to run: image as pixels, prompt as ids, lengths known. Runs nothing."""
+"""From a record to a sequence that is ready to run: image as pixels, prompt as ids, lengths known. Runs no model."""
 
+import threading
+import time
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -8,32 +12,57 @@ from star_batch import images
 from star_batch.engine.choices import choice_trie
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import Limits, Sequence, digest
-from star_batch.errors import ImageUnreadable, PromptTooLong, RowTooLarge, ValueInvalid
-from star_batch.models import Preprocessor, VisionLanguageModel
+from star_batch.errors import ImageUnreadable, PromptInvalid, PromptTooLong, RecordError, RowTooLarge, ValueInvalid
+from star_batch.metrics import EngineStats
+from star_batch.models import Preprocessor, Prompt, VisionLanguageModel
 from star_batch.options import Decoding, is_count
 from star_batch.pruning import PruningPlan
 from star_batch.records import Pixels, Record
+
+_CHARACTERS_PER_TOKEN = 200  # more than any tokenizer packs into one
 
 
 class Intake:
     """Checks a record against the model's context and the engine's memory while it is still one row's problem."""
 
     def __init__(
-        self, model: VisionLanguageModel, preprocessor: Preprocessor, plan: PruningPlan, budget: Budget
+        self,
+        model: VisionLanguageModel,
+        preprocessor: Preprocessor,
+        plan: PruningPlan,
+        budget: Budget,
+        *,
+        can_stop: bool,
     ) -> None:
         self._model = model
         self._preprocessor = preprocessor
         self._plan = plan
         self._budget = budget
+        self._can_stop = can_stop
+        self._lock = threading.Lock()
+        self._stats = EngineStats()
 
     def sequence(self, record: Record, decoding: Decoding) -> Sequence:
-        """Safe to call from any thread.
+        """A record made ready. Safe to call from any thread.
 
         Raises:
             RecordError: this record cannot be answered; the message says why.
         """
+        try:
+            return self._sequence(record, decoding)
+        except RecordError:
+            self._count(EngineStats(rows_failed=1))
+            raise
+
+    def stats(self) -> EngineStats:
+        """Rows refused here and seconds spent on decoding images."""
+        with self._lock:
+            return self._stats
+
+    def _sequence(self, record: Record, decoding: Decoding) -> Sequence:
+        check_record(record)
         limits = _limits(record, decoding)
-        prompt = self._preprocessor.prompt(record.prompt, raw=record.raw)
+        prompt = self._prompt(record)
         pixels = self._pixels(record)
         num_visual = self._model.num_visual(pixels.shape)
         sequence = Sequence(
@@ -50,20 +79,29 @@ class Intake:
         self._check_size(sequence)
         return sequence
 
+    def _prompt(self, record: Record) -> Prompt:
+        longest = _CHARACTERS_PER_TOKEN * self._model.context_length
+        if record.prompt is not None and len(record.prompt) > longest:  # before minutes are spent on tokenizing it
+            raise PromptTooLong(f"the prompt has {len(record.prompt)} characters; the model's context is far smaller")
+        return self._preprocessor.prompt(record.prompt, raw=record.raw)
+
     def _pixels(self, record: Record) -> Pixels:
         if not isinstance(record.image, np.ndarray):
-            return self._preprocessor.pixels(images.decode(record.image))
+            start = time.perf_counter()
+            pixels = self._preprocessor.pixels(images.decode(record.image))
+            self._count(EngineStats(decode_image_seconds=time.perf_counter() - start))
+            return pixels
         if record.image.shape != self._preprocessor.shape or record.image.dtype != np.uint8:
             expected = f"uint8 of shape {self._preprocessor.shape}"
             raise ImageUnreadable(f"pixels of shape {record.image.shape}, {record.image.dtype}: expected {expected}")
-        return record.image
+        return np.ascontiguousarray(record.image)
 
     def _restrict(self, sequence: Sequence, choices: tuple[str, ...]) -> None:
         token_ids = {choice: self._preprocessor.answer_ids(choice) for choice in choices}
-        if not token_ids or not all(token_ids.values()):
-            raise ValueInvalid("choices: give at least one, and none of them empty")
+        check_choices(token_ids, can_stop=self._can_stop)
         sequence.choice = choice_trie(token_ids)
-        sequence.limits = replace(sequence.limits, max_new_tokens=sequence.choice.depth + 1)
+        longest = max(map(len, token_ids.values()))
+        sequence.limits = replace(sequence.limits, max_new_tokens=longest + 1)
 
     def _check_size(self, sequence: Sequence) -> None:
         needed = sequence.prompt.num_tokens + sequence.num_visual + sequence.limits.max_new_tokens
@@ -73,6 +111,46 @@ class Intake:
         if not self._budget.admits(sequence):
             raise RowTooLarge("the row alone needs more KV cache than there is; raise kv_memory_gib or prune more")
 
+    def _count(self, more: EngineStats) -> None:
+        with self._lock:
+            self._stats += more
+
+
+def check_record(record: Record) -> None:
+    """Types and encodings that a table or a caller may get wrong; later stages rely on them.
+
+    Raises:
+        ValueInvalid, PromptInvalid: a value is not what `Record` says.
+    """
+    if not _is_text(record.id):
+        raise ValueInvalid(f"id={record.id!r}: give text")
+    if record.prompt is not None and not _is_text(record.prompt):
+        raise PromptInvalid(f"the prompt is {type(record.prompt).__name__} or not valid Unicode; give text")
+    for name in ("choices", "stop"):
+        values = getattr(record, name)
+        is_list = isinstance(values, tuple | list) and all(_is_text(value) and value for value in values)
+        if values is not None and not is_list:
+            raise ValueInvalid(f"{name}={values!r}: give a list of texts, none of them empty")
+
+
+def check_choices(token_ids: Mapping[str, tuple[int, ...]], *, can_stop: bool) -> None:
+    """Raises:
+    ValueInvalid: there is nothing to choose from, or two choices cannot be told apart.
+    """
+    if not token_ids or not all(token_ids.values()):
+        raise ValueInvalid("choices: give at least one, and none of them blank")
+    ordered = sorted(token_ids, key=lambda choice: token_ids[choice])
+    for first, second in pairwise(ordered):
+        shorter, longer = token_ids[first], token_ids[second]
+        if shorter == longer:
+            raise ValueInvalid(f"choices {first!r} and {second!r} are the same tokens")
+        if longer[: len(shorter)] == shorter and not can_stop:
+            raise ValueInvalid(f"choice {second!r} goes on from {first!r}, and the model has no token to stop at")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
 
 def _limits(record: Record, decoding: Decoding) -> Limits:
     """The job's decoding with the record's own overrides."""
@@ -80,11 +158,11 @@ def _limits(record: Record, decoding: Decoding) -> Limits:
     least = record.min_new_tokens
     if not is_count(most):
         raise ValueInvalid(f"max_new_tokens={most!r}: give a whole number of 1 or more")
-    if not 0 <= least <= most:
+    if not (least == 0 or is_count(least)) or least > most:
         raise ValueInvalid(f"min_new_tokens={least!r}: give a whole number from 0 to max_new_tokens={most}")
     return Limits(
-        max_new_tokens=most,
-        min_new_tokens=least,
+        max_new_tokens=int(most),
+        min_new_tokens=int(least),
         temperature=decoding.temperature,
         top_p=decoding.top_p,
         seed=decoding.seed,

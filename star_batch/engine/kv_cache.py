@@ -4,9 +4,11 @@ A slot is the place of one token: `page * page_size + offset`. Layers before a l
 tokens of a sequence than those after it, so each group of layers has pages, and slots, of its own.
 """
 
-import os
+import math
 from collections.abc import Sequence as Seq
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -38,6 +40,11 @@ class KVCache:
         """Keys and values `[B, H_kv, S, d]` of slots `[B, S]`."""
         return self._keys[layer][slots].transpose(1, 2), self._values[layer][slots].transpose(1, 2)
 
+    def wipe(self, layer: int, slots: Tensor) -> None:
+        """Zeros in slots `[T]`."""
+        self._keys[layer].index_fill_(0, slots, 0.0)
+        self._values[layer].index_fill_(0, slots, 0.0)
+
     def read_row(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[1, H_kv, S, d]` of one row; a slice is read in place."""
         keys, values = self._keys[layer][slots], self._values[layer][slots]
@@ -63,22 +70,34 @@ def num_pages(
     max_rows: int,
     memory_gib: float | None,
 ) -> tuple[int, ...]:
-    """Pages per layer group: enough for `max_rows` rows of `lengths` tokens, as far as memory goes.
+    """Pages per layer group: for as many rows of `lengths` tokens as the memory holds.
 
-    One row of the model's whole context fits if the memory holds it.
+    Without `memory_gib` for no more than `max_rows` such rows, or one of the model's whole context.
     """
     page_bytes = 2 * page_size * model.num_kv_heads * model.head_dim * cache_dtype(model).itemsize
     per_row = [-(-length // page_size) for length in lengths]
     row_bytes = sum(pages * len(layers) * page_bytes for pages, layers in zip(per_row, layer_groups, strict=True))
-    memory = memory_gib * 2**30 if memory_gib is not None else _free_memory(model.device)
-    wanted_rows = max_rows if memory_gib is None else memory // row_bytes
-    whole_context = -(-model.context_length // page_size)
-    rows = min(wanted_rows, memory / row_bytes)
-    most = memory / (page_bytes * sum(map(len, layer_groups)))
-    return tuple(max(int(pages * rows), min(whole_context, int(most))) for pages in per_row)
+    if memory_gib is not None:
+        rows = memory_gib * 2**30 / row_bytes
+    else:
+        whole_context = model.context_length / page_size / min(per_row)
+        rows = min(max(max_rows, whole_context), free_memory(model.device) / row_bytes)
+    return tuple(int(pages * rows) for pages in per_row)
 
 
-def _free_memory(device: torch.device) -> float:
+def free_memory(device: torch.device) -> float:
+    """Bytes that a cache may take: a share of what is free on the device, on CPU within the container's limit."""
     if device.type == "cuda":
         return _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
-    return _CPU_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available: int = psutil.virtual_memory().available
+    return _CPU_SHARE * min(available, _cgroup_memory())
+
+
+def _cgroup_memory() -> float:
+    """What the container may still take; infinite outside of one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return math.inf
+    return math.inf if limit == "max" else float(limit) - float(used)

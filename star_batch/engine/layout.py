@@ -44,9 +44,8 @@ def original_positions(sequences: Seq[Sequence]) -> Tensor:
     parts = []
     for sequence in sequences:
         before, after = len(sequence.prompt.before), len(sequence.prompt.after)
-        assert sequence.image is not None
         tail = before + sequence.num_visual
-        parts += [torch.arange(before), before + sequence.image.kept, torch.arange(tail, tail + after)]
+        parts += [torch.arange(before), before + sequence.encoded.kept, torch.arange(tail, tail + after)]
     return torch.cat(parts)
 
 
@@ -80,7 +79,8 @@ def last_slots(rows: Seq[slice | Tensor]) -> Tensor:
 
 
 def padded_slots(sequences: Seq[Sequence], group: int, page_size: int) -> Tensor:
-    """All slots of every row, `[B, S]`; short rows are padded with slots of page 0, which are masked out."""
-    most = max(len(sequence.pages[group]) for sequence in sequences)
-    pages = [[*s.pages[group], *[0] * (most - len(s.pages[group]))] for s in sequences]
+    """All slots of every row, `[B, S]`; a short row is padded with its own first page, never with another's."""
+    rows = [sequence.pages[group] for sequence in sequences]
+    most = max(map(len, rows))
+    pages = [[*row, *row[:1] * (most - len(row))] for row in rows]
     return (torch.tensor(pages).unsqueeze(-1) * page_size + torch.arange(page_size)).flatten(1)

@@ -60,58 +60,79 @@ class Runner:
 
         The encoder and the selection always see the same shape, so their rounding does not depend on company.
         """
-        with self._timed("vision_seconds"):
+        with self.timed("vision_seconds"):
             images = self.model.encode(self._pixels(sequences))
-        with self._timed("select_seconds"):
+        with self.timed("select_seconds"):
             kept = self._select_early(sequences, images)
-        with self._timed("vision_seconds"):
+            on_host = kept.cpu()
+        with self.timed("vision_seconds"):
             survivors = torch.cat([features[places] for features, places in zip(images.features, kept, strict=True)])
             projected = self.model.project(survivors).split(kept.shape[1])
         self.stats.vision_batches += 1
         self.stats.vision_images += len(sequences)
-        places = kept.cpu()
-        return [EncodedImage(places[i], projected[i]) for i in range(len(sequences))]
+        return [EncodedImage(on_host[i], projected[i]) for i in range(len(sequences))]
 
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
-        for sequence in sequences:
-            sequence.clock.prefill_start = time.perf_counter()
-        with self._timed("prefill_seconds"):
-            hidden = self._embed_prompts(sequences)
-            positions = layout.original_positions(sequences)
-            for group, layers in enumerate(self.plan.layer_groups):
-                hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
-                if scores:
-                    index = self._select_late(group, sequences, scores)
-                    hidden, positions = hidden[self._put(index)], positions[index]
-            ends = [span.end - 1 for span in layout.spans_of(sequences, len(self.plan.layer_groups) - 1)]
-            logits = self.model.logits(hidden[self._put(torch.tensor(ends))])
+        start = time.perf_counter()
+        hidden = self._embed_prompts(sequences)
+        positions = layout.original_positions(sequences)
+        for group, layers in enumerate(self.plan.layer_groups):
+            hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
+            if scores:
+                index = self._select_late(group, sequences, scores)
+                hidden, positions = hidden[self._put(index)], positions[index]
+        ends = [span.end - 1 for span in layout.spans_of(sequences, len(self.plan.layer_groups) - 1)]
+        logits = self.model.logits(hidden[self._put(torch.tensor(ends))])
         self._count_prefill(sequences)
         for sequence in sequences:
-            sequence.image = None
+            sequence.clock.prefill_start = start
             sequence.clock.decode_start = time.perf_counter()
         return logits
 
     def decode(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after each sequence's latest token."""
-        with self._timed("decode_seconds"):
-            hidden = self.model.embed(self._put(torch.tensor([s.output[-1] for s in sequences])))
-            batch = self._decode_batch(sequences)
-            for group, layers in enumerate(self.plan.layer_groups):
-                is_compact = self.plan.positions == "compact"
-                positions = [s.next_position(group, is_compact=is_compact) for s in sequences]
-                rotary = self.model.rotary(self._put(torch.tensor(positions)))
-                for layer in layers:
-                    hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
-            logits = self.model.logits(hidden)
+        hidden = self.model.embed(self._put(torch.tensor([s.output[-1] for s in sequences])))
+        batch = self._decode_batch(sequences)
+        for group, layers in enumerate(self.plan.layer_groups):
+            positions = [s.next_position(group, self.plan.positions) for s in sequences]
+            rotary = self.model.rotary(self._put(torch.tensor(positions)))
+            for layer in layers:
+                hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
         self.stats.decode_steps += 1
         self.stats.decode_rows += len(sequences)
-        return logits
+        return self.model.logits(hidden)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Wipe a failed sequence's pages: NaN left there would spread to whoever gets them next."""
+        for group, layers in enumerate(self.plan.layer_groups):
+            slots = self._put(layout.row_slots(sequence.pages[group], self._page_size))
+            for layer in layers:
+                self._cache.wipe(layer, slots)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds wall time to a stage of the stats; what a stage inside it took is counted there alone.
+
+        A stage ends when its work on the device does; every step ends with tokens on the host, so little is lost.
+        """
+        self._wait_for_device()
+        start, outer = time.perf_counter(), self._inner_seconds
+        self._inner_seconds = 0.0
+        yield
+        self._wait_for_device()
+        elapsed = time.perf_counter() - start
+        setattr(self.stats, stage, getattr(self.stats, stage) + elapsed - self._inner_seconds)
+        self._inner_seconds = outer + elapsed
+
+    def _wait_for_device(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
 
     def _pixels(self, sequences: Seq[Sequence]) -> Tensor:
-        images = [sequence.pixels for sequence in sequences if sequence.pixels is not None]
-        padding = [np.zeros_like(images[0])] * (self.vision_batch - len(images))
-        return self._put(torch.from_numpy(np.stack([*images, *padding])))
+        images = np.stack([sequence.pixels for sequence in sequences])  # type: ignore[misc]
+        padding = np.zeros((self.vision_batch - len(images), *images.shape[1:]), np.uint8)
+        return self._put(torch.from_numpy(np.concatenate([images, padding])))
 
     def _select_early(self, sequences: Seq[Sequence], images: ImageFeatures) -> Tensor:
         """Indices `[vision_batch, K]` kept of every image; images of one shape have one budget."""
@@ -128,7 +149,7 @@ class Runner:
         ids = [token for s in sequences for token in (*s.prompt.before, *[0] * s.counts[0], *s.prompt.after)]
         hidden = self.model.embed(self._put(torch.tensor(ids)))
         places = self._put(layout.visual_index(layout.spans_of(sequences, 0)))
-        hidden[places] = torch.cat([s.image.visual for s in sequences if s.image is not None])
+        hidden[places] = torch.cat([s.encoded.visual for s in sequences])
         return hidden
 
     def _prefill_group(
@@ -150,7 +171,7 @@ class Runner:
 
     def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
         """Packed places that go on to the next group."""
-        with self._timed("select_seconds"):
+        with self.timed("select_seconds"):
             select = self.plan.late[group].select
             counts = [sequence.counts[group + 1] for sequence in sequences]
             kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
@@ -212,13 +233,3 @@ class Runner:
         if self.model.device.type == "cuda":
             tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
         return tensor.to(self.model.device, non_blocking=True)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Adds wall time to a stage of the stats; what a stage inside it took is counted there alone."""
-        start, outer = time.perf_counter(), self._inner_seconds
-        self._inner_seconds = 0.0
-        yield
-        elapsed = time.perf_counter() - start
-        setattr(self.stats, stage, getattr(self.stats, stage) + elapsed - self._inner_seconds)
-        self._inner_seconds = outer + elapsed

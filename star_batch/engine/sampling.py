@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 
 from star_batch.engine.sequence import Sequence
+from star_batch.errors import NotFinite
 
 
 def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[int]:
-    """One token id per sequence from float32 logits `[B, V]`.
+    """One token id per sequence from float32 logits `[B, V]`; a row without finite logits gets an error.
 
     Greedy rows share one argmax on the device; rows with a temperature, choices or a minimum length are
     looked at one by one.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    best, indices = logits.max(dim=-1)
+    is_finite, tokens = best.isfinite().tolist(), indices.tolist()
     for index, sequence in enumerate(sequences):
-        if sequence.choice is not None:
+        if not is_finite[index]:
+            sequence.error = NotFinite("the model put out numbers that are not finite for this row")
+        elif sequence.choice is not None:
             tokens[index] = _choose(logits[index], sequence, stop_ids)
-        elif _is_plain(sequence):
-            continue
-        else:
+        elif not _is_plain(sequence):
             tokens[index] = _pick(_without_stops(logits[index], sequence, stop_ids), sequence)
     return tokens
 
@@ -31,7 +33,7 @@ def _is_plain(sequence: Sequence) -> bool:
 
 
 def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
-    if len(sequence.output) >= sequence.limits.min_new_tokens:
+    if len(sequence.output) >= sequence.limits.min_new_tokens or not stop_ids:
         return logits
     return logits.index_fill(0, torch.tensor(sorted(stop_ids), device=logits.device), -torch.inf)
 
@@ -59,10 +61,18 @@ def _generator(sequence: Sequence) -> torch.Generator:
 
 
 def _choose(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> int:
-    """The best of the tokens that lead on to a choice; its share among them goes into the sequence's probability."""
+    """The best of the tokens that lead on to a choice; its share among them goes into the sequence's probability.
+
+    Ending where others go on is one option, however many stop tokens the model has.
+    """
     assert sequence.choice is not None
-    options = sequence.choice.options(end_id=min(stop_ids, default=None))
-    shares = logits[torch.tensor(options, device=logits.device)].double().softmax(dim=-1)
+    options = list(sequence.choice.children)
+    scores = logits[torch.tensor(options, device=logits.device)].double()
+    if sequence.choice.may_end:
+        stops = logits[torch.tensor(sorted(stop_ids), device=logits.device)].double()
+        options.append(min(stop_ids))
+        scores = torch.cat([scores, stops.logsumexp(dim=0, keepdim=True)])
+    shares = scores.softmax(dim=-1)
     best = int(shares.argmax())
     sequence.choice_probability *= float(shares[best])
     return options[best]

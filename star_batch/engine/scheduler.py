@@ -6,10 +6,12 @@ post-pruning length fill it: like lengths go together and nobody waits for ever.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from star_batch.engine.pages import PagePool
 from star_batch.engine.sequence import Sequence
+
+Phase: TypeAlias = Literal["prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Budget:
 class Batch:
     """Sequences that the next step runs together."""
 
-    phase: Literal["prefill", "decode"]
+    phase: Phase
     sequences: list[Sequence]
 
 
@@ -69,10 +71,12 @@ class Scheduler:
                 self._release(sequence)
         self.running = [sequence for sequence in self.running if not sequence.is_finished]
 
-    def halve_prefill(self) -> None:
-        """Smaller prefills from now on: the device has run out of memory."""
-        tokens = max(1, self.budget.max_prefill_tokens // 2)
-        self.budget = replace(self.budget, max_prefill_tokens=tokens)
+    def shrink(self, batch: Batch) -> None:
+        """Half as much at once from now on: the device ran out of memory on this batch."""
+        if batch.phase == "prefill":
+            self.budget = replace(self.budget, max_prefill_tokens=max(1, self.budget.max_prefill_tokens // 2))
+        else:
+            self.budget = replace(self.budget, max_rows=max(1, len(batch.sequences) // 2))
 
     @property
     def _should_refill(self) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from star_batch.engine.choices import ChoiceNode
 from star_batch.errors import RecordError
 from star_batch.models import Prompt
+from star_batch.options import Positions
 from star_batch.records import FinishReason, Pixels, Times
 
 
@@ -96,6 +97,12 @@ class Sequence:
         return int.from_bytes(digest(self.id.encode())[:7])
 
     @property
+    def encoded(self) -> EncodedImage:
+        """Its image, between encoding and prefill."""
+        assert self.image is not None, "not encoded yet, or prefilled already"
+        return self.image
+
+    @property
     def length(self) -> int:
         """Post-pruning length: tokens that enter the language model."""
         return self.prompt.num_tokens + self.counts[0]
@@ -114,8 +121,8 @@ class Sequence:
         """Tokens of it in the group's KV cache before the next decode step."""
         return self.prompt.num_tokens + self.counts[group] + len(self.output) - 1
 
-    def next_position(self, group: int, *, is_compact: bool) -> int:
+    def next_position(self, group: int, positions: Positions) -> int:
         """Rotary position of its latest token: counted on from the unpruned length, unless compact."""
-        if is_compact:
+        if positions == "compact":
             return self.cached(group)
         return self.prompt.num_tokens + self.num_visual + len(self.output) - 1

@@ -36,8 +36,7 @@ def load_preprocessor(name: str, *, revision: str | None = None, trust_remote_co
     Raises:
         ModelError: the checkpoint is missing or has no processor.
     """
-    checkpoint = Checkpoint(name=name, revision=revision, trust_remote_code=trust_remote_code)
-    return Preprocessor.from_checkpoint(checkpoint)
+    return Preprocessor.from_checkpoint(Checkpoint(name=name, revision=revision, trust_remote_code=trust_remote_code))
 
 
 __all__ = [

@@ -29,7 +29,6 @@ class VisionLanguageModel(Protocol):
     """A thin layer over a transformers model; its layers are the library's own modules, called one by one."""
 
     num_layers: int
-    num_heads: int
     num_kv_heads: int
     head_dim: int
     context_length: int

@@ -3,6 +3,7 @@
 Knows no family: it reads the configuration that names one.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,15 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
-from star_batch.errors import ModelError
+from star_batch.errors import ConfigError, ModelError
 from star_batch.options import Dtype
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_IGNORED_SETTINGS = ("repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "bad_words_ids", "sequence_bias")
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 
@@ -51,6 +57,8 @@ class Checkpoint:
         """
         if not self.is_local and self.source.startswith((".", "/", "~")):
             raise ModelError(f"{self.name}: no such directory; give a checkpoint's directory, a hub id or 'demo'")
+        if self.is_local and self.revision is not None:
+            raise ModelError(f"{self.name}: revision={self.revision!r} belongs to a hub id, not to a directory")
         try:
             return AutoConfig.from_pretrained(self.source, **self.arguments)
         except (OSError, ValueError) as error:
@@ -59,10 +67,13 @@ class Checkpoint:
     def stop_ids(self) -> frozenset[int]:
         """Tokens at which the library's own `generate` would stop; empty if the checkpoint names none."""
         try:
-            eos = GenerationConfig.from_pretrained(self.source, **self.arguments).eos_token_id
+            settings = GenerationConfig.from_pretrained(self.source, **self.arguments)
         except OSError:  # an older checkpoint has no generation settings of its own
             config = self.config()
             eos = config.eos_token_id if config.eos_token_id is not None else config.text_config.eos_token_id
+        else:
+            _warn_of_ignored(self.name, settings)
+            eos = settings.eos_token_id
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
@@ -71,13 +82,21 @@ class Checkpoint:
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without transformers' progress bars, which are a terminal's noise in every actor."""
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
+
+
+def _warn_of_ignored(name: str, settings: GenerationConfig) -> None:
+    """Settings that change the library's greedy answers and that the engine does not know."""
+    found = {key: getattr(settings, key, None) for key in _IGNORED_SETTINGS}
+    given = {key: value for key, value in found.items() if value not in (None, 0, 1.0)}
+    if given:
+        logger.warning("%s: its generation settings %s are not applied", name, given)
 
 
 def first_line(error: BaseException) -> str:
@@ -96,15 +115,27 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ModelError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r}: torch {torch.__version__} sees no CUDA device here; use cpu or auto")
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise ModelError(
+            f"device {device!r}: torch {torch.__version__} sees {there} CUDA devices here; use cpu or auto"
+        )
     return chosen
 
 
 def choose_dtype(dtype: Dtype, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """`auto` is what the checkpoint was saved in; float16 becomes float32 on CPU, which has no kernels for it."""
+    """`auto` is what the checkpoint was saved in; float16 becomes float32 on CPU, which has no kernels for it.
+
+    Raises:
+        ConfigError: no such dtype.
+    """
     if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    saved = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        if dtype not in _DTYPES:
+            raise ConfigError(f"dtype={dtype!r} is not known; choose one of auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    named = (config.dtype, config.text_config.dtype)
+    saved = next((dtype for dtype in named if isinstance(dtype, torch.dtype)), torch.float32)
     return torch.float32 if device.type == "cpu" and saved == torch.float16 else saved

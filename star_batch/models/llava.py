@@ -6,6 +6,7 @@ Knows no pruning: it offers all visual tokens and projects whichever come back.
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
@@ -37,7 +38,6 @@ class Llava:
         )
         self._patch: int = config.vision_config.patch_size
         self.num_layers: int = text.num_hidden_layers
-        self.num_heads: int = text.num_attention_heads
         self.num_kv_heads: int = text.num_key_value_heads
         self.head_dim: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.context_length = context_length(text)
@@ -53,8 +53,9 @@ class Llava:
         """
         _require_one_of("vision tower", config.vision_config.model_type, TOWERS)
         _require_one_of("text decoder", config.text_config.model_type, DECODERS)
-        if not isinstance(config.vision_feature_layer, int):
-            raise ModelError(f"vision_feature_layer={config.vision_feature_layer}: one layer is supported, not several")
+        layer, num_layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+        if not isinstance(layer, int) or layer % (num_layers + 1) == 0 or abs(layer) > num_layers:
+            raise ModelError(f"vision_feature_layer={layer}: one of the tower's {num_layers} layers is supported")
         has_cls = config.vision_config.model_type == "clip_vision_model"
         if has_cls != (config.vision_feature_select_strategy == "default"):
             strategy = config.vision_feature_select_strategy
@@ -86,15 +87,18 @@ class Llava:
         """
         try:
             with quiet_loading():
-                model = LlavaForConditionalGeneration.from_pretrained(
+                model, report = LlavaForConditionalGeneration.from_pretrained(
                     checkpoint.source,
                     dtype=dtype,
                     use_safetensors=True,
+                    output_loading_info=True,
                     attn_implementation={"text_config": attention, "vision_config": ATTENTION},
                     **checkpoint.arguments,
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{checkpoint.name}: its weights cannot be read: {first_line(error)}") from error
+        if missing := sorted(report["missing_keys"]):  # the library would go on with random numbers
+            raise ModelError(f"{checkpoint.name}: {len(missing)} weights are missing, such as {missing[0]}")
         return cls(model.eval().requires_grad_(False).to(device), normalisation)
 
     def num_visual(self, shape: tuple[int, ...]) -> int:

@@ -13,9 +13,11 @@ import transformers
 from PIL import Image
 from transformers import AutoProcessor
 
-from star_batch.errors import ModelError, PromptInvalid, PromptMissing
+from star_batch.errors import ImageTooLarge, ModelError, PromptInvalid, PromptMissing
 from star_batch.models.checkpoint import Checkpoint, first_line
 from star_batch.records import Pixels
+
+_MAX_ASPECT = 100
 
 DEFAULT_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
 """What a checkpoint without a chat template gets; the words of LLaVA-1.5."""
@@ -57,7 +59,7 @@ class Preprocessor:
         """Reads the processor's files; no weights.
 
         Raises:
-            ModelError: the checkpoint has no processor or it cannot be read.
+            ModelError: the checkpoint has no processor, it cannot be read, or its template takes no image.
         """
         try:
             processor = AutoProcessor.from_pretrained(checkpoint.source, **checkpoint.arguments)
@@ -65,7 +67,10 @@ class Preprocessor:
         except (OSError, ValueError) as error:
             message = f"{checkpoint.name}: its processor cannot be read: {first_line(error)}"
             raise ModelError(message) from error
-        return cls(processor, images)
+        preprocessor = cls(processor, images)
+        if preprocessor._render("x").count(preprocessor.image_token) != 1:
+            raise ModelError(f"{checkpoint.name}: its chat template has no place for one image")
+        return preprocessor
 
     @property
     def normalisation(self) -> Normalisation:
@@ -87,7 +92,13 @@ class Preprocessor:
         return frozenset() if eos is None else frozenset((eos,))
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """An upright RGB image, resized and cropped as the checkpoint wants it, `[height, width, 3]` uint8."""
+        """An upright RGB image, resized and cropped as the checkpoint wants it, `[height, width, 3]` uint8.
+
+        Raises:
+            ImageTooLarge: so long and thin that resizing its short side would make it huge.
+        """
+        if max(image.size) > _MAX_ASPECT * min(image.size):
+            raise ImageTooLarge(f"{image.width} x {image.height} pixels: a side is over {_MAX_ASPECT} times the other")
         channels_first = self._images(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
         return np.ascontiguousarray(np.moveaxis(channels_first, 0, -1))
 
@@ -107,9 +118,9 @@ class Preprocessor:
         return self._tokenize(rendered)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of generated ids, without special tokens and outer blanks."""
+        """Text of generated ids, without special tokens."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text.strip()
+        return text
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer as it would follow the prompt: no special tokens."""

@@ -5,9 +5,10 @@ Knows no model, no text and no batch. A new method is one file here and one line
 
 from collections.abc import Callable
 
+from star_batch.errors import ConfigError
 from star_batch.options import Method, Pruning
 from star_batch.pruning import controls, star, vispruner
-from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens
+from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, resolve
 from star_batch.pruning.scores import everything
 
 METHODS: dict[Method, Callable[[Pruning, int], PruningPlan]] = {
@@ -26,7 +27,11 @@ def make_plan(pruning: Pruning, num_layers: int, num_visual: int) -> PruningPlan
         ConfigError: the late layer does not exist, or the budgets contradict each other.
     """
     plan = METHODS[pruning.method](pruning, num_layers)
-    plan.counts(num_visual)
+    mean, keep = plan.layer_mean(num_visual), pruning.keep
+    if keep is not None and abs(mean - resolve(keep, num_visual)) > 1:
+        given = f"early_keep={pruning.early_keep}, late_keep={pruning.late_keep}, late_layer={pruning.late_layer}"
+        message = f"keep={keep} cannot be met with {given}: layers would see {mean:g} of {num_visual} tokens on average"
+        raise ConfigError(message)
     return plan
 
 

@@ -83,5 +83,7 @@ def check_late_layer(layer: int, num_layers: int) -> None:
     """Raises:
     ConfigError: the model has no layers on both sides of `layer`.
     """
+    if num_layers < 2:
+        raise ConfigError("a late stage needs a model of 2 layers or more; this one has 1")
     if not 1 <= layer < num_layers:
         raise ConfigError(f"late_layer={layer}: this model has {num_layers} layers; choose 1 to {num_layers - 1}")

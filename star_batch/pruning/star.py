@@ -13,7 +13,6 @@ Knows no model and no batch. What the paper leaves open is decided here, and is 
 - The budget is the mean over layers: a third as many tokens late as early, unless one of them is given.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
@@ -54,13 +53,13 @@ def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
     """STAR's two cuts for a decoder of `num_layers` layers.
 
     Raises:
-        ConfigError: the late layer does not exist, or no late budget meets `keep` beside `early_keep`.
+        ConfigError: the late layer does not exist.
     """
     layer = pruning.late_layer if pruning.late_layer is not None else num_layers // 2
     check_late_layer(layer, num_layers)
     return PruningPlan(
         num_layers=num_layers,
-        counts=_counts(pruning, num_layers, layer),
+        counts=partial(_early_and_late, pruning, num_layers, layer),
         early=_EARLY[pruning.early_scores],
         late=(LateStep(layer=layer, select=select_late),),
         positions=pruning.positions,
@@ -76,10 +75,6 @@ def _by_features(tokens: VisualTokens, num_keep: int) -> Tensor:
 
 
 _EARLY = {"encoder": _by_encoder, "features": _by_features}
-
-
-def _counts(pruning: Pruning, num_layers: int, layer: int) -> Callable[[int], tuple[int, ...]]:
-    return partial(_early_and_late, pruning, num_layers, layer)
 
 
 def _early_and_late(pruning: Pruning, num_layers: int, layer: int, num_visual: int) -> tuple[int, int]:

@@ -1,12 +1,19 @@
 """How an answer is decoded and when it ends."""
 
+import math
+from collections.abc import Sequence as Seq
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_batch import Answer, Decoding, Engine, Pruning, Record
+from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.choices import choice_trie
-from star_batch.engine.sampling import nucleus
+from star_batch.engine.finish import extend
+from star_batch.engine.sampling import next_tokens, nucleus
+from star_batch.engine.sequence import EncodedImage, Limits, Sequence
+from star_batch.models import Prompt
 from tests.tiny import random_image, random_records
 
 
@@ -90,11 +97,108 @@ def test_choices_that_part_at_the_first_token_need_no_decode_step(tiny: str) -> 
     assert found.num_output == 3
 
 
-def test_the_probabilities_of_all_choices_add_up() -> None:
-    """What the trie offers at each node is everything that can follow, so shares multiply to a distribution."""
+def test_a_trie_knows_where_a_choice_may_end_and_where_it_is_decided() -> None:
     trie = choice_trie({"a": (1,), "ab": (1, 2), "c": (3, 4)})
-    assert sorted(trie.options(end_id=0)) == [1, 3]
-    assert sorted(trie.children[1].options(end_id=0)) == [0, 2]
+    assert not trie.may_end
+    assert trie.children[1].may_end
     assert not trie.children[1].is_decided
     assert trie.children[3].is_decided
-    assert trie.depth == 2
+    assert trie.children[3].rest()[0] == [4]
+
+
+def chosen(logits: list[float], choices: dict[str, tuple[int, ...]], stop_ids: set[int]) -> tuple[int, float]:
+    """Token and probability at the first node of the trie."""
+    sequence = Sequence(
+        id="a",
+        prompt=Prompt((), ()),
+        pixels=None,
+        num_visual=1,
+        counts=(1,),
+        limits=Limits(max_new_tokens=5),
+        choice=choice_trie(choices),
+    )
+    (token,) = next_tokens(torch.tensor([logits]), [sequence], frozenset(stop_ids))
+    return token, sequence.choice_probability
+
+
+def test_a_label_is_taken_by_its_share_among_the_choices() -> None:
+    token, probability = chosen([9.0, 1.0, 2.0, 9.0], {"x": (1,), "y": (2,)}, {0})
+    assert token == 2
+    assert probability == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+def test_every_stop_token_speaks_for_ending_a_choice() -> None:
+    """Chat checkpoints name several; the smallest is seldom the one that ends a turn."""
+    node = choice_trie({"a": (3,), "ab": (3, 4)}).children[3]
+    sequence = Sequence(
+        id="a",
+        prompt=Prompt((), ()),
+        pixels=None,
+        num_visual=1,
+        counts=(1,),
+        limits=Limits(max_new_tokens=5),
+        output=[3],
+        choice=node,
+    )
+    logits = torch.tensor([[-9.0, -9.0, 5.0, 0.0, 1.0]])
+    (token,) = next_tokens(logits, [sequence], frozenset({1, 2}))
+    extend(sequence, token, stop_ids=frozenset({1, 2}), decode=str)
+    assert (sequence.text, sequence.finish_reason) == ("a", "stop")
+
+
+def test_the_jobs_stop_strings_hold_for_every_record(tiny: str) -> None:
+    (whole,) = answer(tiny, [record()])
+    words = (whole.text or "").split()
+    (cut,) = answer(tiny, [record()], Decoding(max_new_tokens=8, stop=(words[3],)))
+    assert cut.text == " ".join(words[: words.index(words[3])])
+
+
+def test_a_stop_string_does_not_end_an_answer_before_its_minimum(tiny: str) -> None:
+    (whole,) = answer(tiny, [record()])
+    (cut,) = answer(tiny, [record(stop=((whole.text or "").split()[0],), min_new_tokens=5)])
+    assert cut.num_output == 5
+
+
+def test_every_step_draws_anew(tiny: str) -> None:
+    """A generator seeded without the step would draw the same place of the distribution each time."""
+    (flat,) = answer(tiny, [record(min_new_tokens=30)], Decoding(max_new_tokens=30, temperature=1000.0))
+    assert len(set(flat.token_ids)) > 10
+
+
+def test_no_stop_token_is_drawn_before_the_minimum(tiny: str) -> None:
+    """At this temperature every token is as likely as another, so some row would stop at once."""
+    hot = Decoding(max_new_tokens=20, temperature=1000.0)
+    found = answer(tiny, [record(f"r{i}", min_new_tokens=20) for i in range(40)], hot)
+    assert {a.num_output for a in found} == {20}
+    assert any((a.num_output or 0) < 20 for a in answer(tiny, [record(f"r{i}") for i in range(40)], hot))
+
+
+def test_chance_has_a_seed(tiny: str) -> None:
+    def with_seed(seed: int) -> list[Answer]:
+        pruning = Pruning(method="random", keep=8, seed=seed)
+        with Engine.from_pretrained(tiny, pruning=pruning, dtype="float32") as engine:
+            return engine.answer(random_records(6), max_new_tokens=6)
+
+    assert [a.token_ids for a in with_seed(1)] != [a.token_ids for a in with_seed(2)]
+
+
+def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN left in the pages of a failed row would spread: zero weight times NaN is NaN."""
+    records = random_records(9)
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(max_rows=4)) as engine:
+        expected = engine.answer(records, max_new_tokens=6)
+        runner = engine._core._runner
+        encode = runner.encode
+
+        def poisoned(sequences: Seq[Sequence]) -> list[EncodedImage]:
+            images = encode(sequences)
+            for sequence, image in zip(sequences, images, strict=True):
+                if sequence.id == "r2":
+                    image.visual = image.visual * torch.nan
+            return images
+
+        monkeypatch.setattr(runner, "encode", poisoned)
+        found = [engine.answer(records, max_new_tokens=6) for _ in range(2)]
+    for answers in found:
+        assert [a.error_kind for a in answers] == [None, None, "not_finite", *[None] * 6]
+        assert [a.token_ids for a in answers if not a.error] == [a.token_ids for a in expected if a.id != "r2"]

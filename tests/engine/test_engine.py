@@ -1,17 +1,22 @@
 """The door: windows of many callers, rows that fail alone, and an engine that says when it is dead."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from star_batch import Decoding, Engine, EngineOptions, Pruning, Record
+from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
+from star_batch.engine.scheduler import Batch
 from star_batch.engine.sequence import Sequence
-from star_batch.errors import ConfigError, ModelError
+from star_batch.errors import ConfigError, ModelError, StarBatchError
+from star_batch.models import ImageFeatures
 from tests.tiny import random_image, random_records, save_tiny
 
 
@@ -38,6 +43,18 @@ def engine(tiny: str):  # type: ignore[no-untyped-def]
         ({"max_new_tokens": 2, "min_new_tokens": 3}, "value_invalid"),
         ({"choices": ()}, "value_invalid"),
         ({"choices": ("w1", "")}, "value_invalid"),
+        ({"choices": ("w1", None)}, "value_invalid"),
+        ({"choices": "w1"}, "value_invalid"),
+        ({"choices": ("w1", " w1")}, "value_invalid"),
+        ({"choices": ("w1 " * 1500,)}, "prompt_too_long"),
+        ({"stop": "w1"}, "value_invalid"),
+        ({"stop": ("",)}, "value_invalid"),
+        ({"min_new_tokens": None}, "value_invalid"),
+        ({"min_new_tokens": 1.5}, "value_invalid"),
+        ({"prompt": 5}, "prompt_invalid"),
+        ({"prompt": "w1 \ud800"}, "prompt_invalid"),
+        ({"prompt": "w" * 4_000_000}, "prompt_too_long"),
+        ({"image": Image.new("RGB", (101, 1))}, "image_too_large"),
     ],
 )
 def test_a_bad_record_fails_alone(engine: Engine, fields: dict[str, object], kind: str) -> None:
@@ -165,6 +182,11 @@ def test_out_of_memory_halves_the_batch_and_fails_a_lone_row_alone(tiny: str, mo
         for name in ("prefill", "decode"):
             monkeypatch.setattr(runner, name, _with_memory_for(3, getattr(runner, name), sizes))
         found = engine.answer(records, max_new_tokens=6)
+        scheduler = engine._core._scheduler
+        assert scheduler.budget.max_prefill_tokens == EngineOptions().max_prefill_tokens, "a lone row teaches nothing"
+        assert scheduler.budget.max_rows == 4, "decoding eight rows did not fit"
+        engine.answer(records[:4], max_new_tokens=6)
+        assert scheduler.budget.max_prefill_tokens == EngineOptions().max_prefill_tokens // 2
     assert max(sizes) > 3
     assert [a.error_kind for a in found] == [None] * 4 + ["row_too_large"] + [None] * 4
     del expected[4], found[4]
@@ -176,8 +198,146 @@ def _with_memory_for(rows: int, run: Callable[[list[Sequence]], Tensor], sizes: 
 
     def limited(sequences: list[Sequence]) -> Tensor:
         sizes.append(len(sequences))
+        logits = run(sequences)  # out of memory at the very end: whatever has happened must be repeatable
         if len(sequences) > rows or any(s.id == "r4" for s in sequences):
             raise torch.OutOfMemoryError
-        return run(sequences)
+        return logits
 
     return limited
+
+
+@pytest.mark.parametrize("id", [None, 7, "\ud800"])
+def test_an_id_that_is_no_text_is_refused(engine: Engine, id: object) -> None:
+    """Seeds come from the id, in the engine's thread: there an odd one would have ended the engine for everybody."""
+    (found,) = engine.answer([Record(id, random_image(0), "w1")])  # type: ignore[arg-type]
+    assert found.error_kind == "value_invalid"
+
+
+def test_numbers_and_arrays_of_numpy_are_taken(engine: Engine) -> None:
+    mirrored = np.asarray(random_image(0, (56, 56)))[:, ::-1]
+    (found,) = engine.answer([Record("a", mirrored, "w1", max_new_tokens=np.int64(3))])  # type: ignore[arg-type]
+    assert found.num_output == 3
+
+
+def test_a_closed_engine_says_so(tiny: str) -> None:
+    """A submission behind the end of the queue would have been waited for until the end of time."""
+    engine = Engine.from_pretrained(tiny, dtype="float32")
+    before = engine.submit(random_records(2), decoding=Decoding(max_new_tokens=2))
+    engine.close()
+    assert len(before.result(timeout=10)) == 2
+    with pytest.raises(StarBatchError, match="the engine is closed"):
+        engine.submit(random_records(2)).result(timeout=10)
+    engine.close()
+
+
+def test_a_callback_may_call_the_engine(tiny: str) -> None:
+    """Futures are done outside of every lock: a callback that submits again used to wait for itself."""
+    again: Future[list[Answer]] = Future()
+    with Engine.from_pretrained(tiny, dtype="float32") as engine:
+        bad = Record("bad", None, "w1")
+        first = engine.submit([*random_records(2), bad], decoding=Decoding(max_new_tokens=2))
+        first.add_done_callback(lambda _: again.set_result(engine.submit([bad]).result(timeout=10)))
+        assert again.result(timeout=10)[0].error_kind == "image_missing"
+
+
+def test_what_waits_in_the_inbox_of_a_dying_engine_fails_too(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.from_pretrained(tiny, dtype="float32")
+    entered, go_on = threading.Event(), threading.Event()
+
+    def die(*_: object) -> None:
+        entered.set()
+        go_on.wait(10)
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine._core._runner, "prefill", die)
+    running = engine.submit(random_records(1))
+    entered.wait(10)
+    waiting = engine.submit(random_records(1))
+    go_on.set()
+    for future in (running, waiting):
+        with pytest.raises(RuntimeError, match="device lost"):
+            future.result(timeout=10)
+
+
+def test_images_are_taken_in_a_few_windows_ahead_and_not_all_at_once(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, first_done = 0, []
+
+    def records() -> Iterator[Record]:
+        nonlocal taken
+        for one in random_records(200):
+            taken += 1
+            yield one
+
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(max_rows=4)) as engine:
+        submit = engine.submit
+
+        def watched(window: list[Record], **options: Decoding) -> Future[list[Answer]]:
+            future = submit(window, **options)
+            future.add_done_callback(lambda _: first_done.append(taken))
+            return future
+
+        monkeypatch.setattr(engine, "submit", watched)
+        assert len(engine.answer(records(), max_new_tokens=1)) == 200
+    assert first_done[0] < 100
+
+
+def test_many_rows_of_one_image_do_not_crowd_the_waiting_room(tiny: str) -> None:
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(max_rows=4)) as engine:
+        scheduler, longest = engine._core._scheduler, 0
+        schedule = scheduler.schedule
+
+        def watched() -> Batch | None:
+            nonlocal longest
+            longest = max(longest, len(scheduler.waiting))
+            return schedule()
+
+        scheduler.schedule = watched  # type: ignore[method-assign]
+        engine.answer([Record(f"r{i}", random_image(0), "w1") for i in range(60)], max_new_tokens=2)
+    assert longest <= 8
+
+
+def test_every_encoder_call_has_the_same_shape(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=4)) as engine:
+        model, shapes = engine._core._runner.model, []
+        encode = model.encode
+
+        def watched(pixels: Tensor) -> ImageFeatures:
+            shapes.append(tuple(pixels.shape))
+            return encode(pixels)
+
+        monkeypatch.setattr(model, "encode", watched)
+        engine.answer(random_records(6), max_new_tokens=1)
+    assert shapes == [(4, 56, 56, 3)] * 2
+
+
+def test_stop_tokens_are_those_of_the_generation_settings(tmp_path: Path) -> None:
+    """They may name others than the tokenizer; the library's `generate` follows them."""
+    model = save_tiny(tmp_path)
+    (free,) = _answer_one(model)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, free.token_ids[3]]}))
+    (stopped,) = _answer_one(model)
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[3]) + 1]
+
+
+def _answer_one(model: str) -> list[Answer]:
+    with Engine.from_pretrained(model, dtype="float32") as engine:
+        return engine.answer(random_records(1), max_new_tokens=8)
+
+
+def test_every_page_comes_back(tiny: str) -> None:
+    options = EngineOptions(max_rows=5, page_size=4, kv_memory_gib=0.003)
+    star = Pruning(method="star", keep=16)
+    with Engine.from_pretrained(tiny, pruning=star, dtype="float32", options=options) as engine:
+        engine.answer(random_records(20), max_new_tokens=6)
+        scheduler = engine._core._scheduler
+        assert scheduler.num_free_pages == scheduler.budget.num_pages
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "fp16"}, {"pruning": "star"}])
+def test_wrong_arguments_are_refused_in_words(tiny: str, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Engine.from_pretrained(tiny, **wrong)  # type: ignore[arg-type]

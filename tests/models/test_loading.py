@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from star_batch.errors import ModelError
@@ -34,7 +37,7 @@ def edited(tiny: Path, tmp_path: Path, **changes: object) -> Checkpoint:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vision_feature_layer": [-2, -3]}, "one layer is supported"),
+        ({"vision_feature_layer": [-2, -3]}, "one of the tower's 3 layers"),
         ({"vision_feature_select_strategy": "full"}, "does not fit a tower"),
         (
             {"text_config__rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
@@ -75,7 +78,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="is not known"):
         choose_device("tpu9")
     if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="sees no CUDA device"):
+        with pytest.raises(ModelError, match="sees 0 CUDA devices"):
             choose_device("cuda")
 
 
@@ -193,3 +196,96 @@ def test_pickled_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
             normalisation=load_preprocessor(str(tiny)).normalisation,
             attention="sdpa",
         )
+
+
+def test_missing_weights_are_not_made_up(tiny: Path, tmp_path: Path) -> None:
+    """The library fills them with random numbers and goes on."""
+    weights = load_file(tiny / "model.safetensors")
+    del weights[next(name for name in weights if "layers.3.mlp.up_proj" in name)]
+    copy_checkpoint(tiny, tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing, such as .*layers\.3\.mlp"):
+        load(tmp_path)
+
+
+def test_truncated_weights_are_a_model_error(tiny: Path, tmp_path: Path) -> None:
+    copy_checkpoint(tiny, tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="its weights cannot be read"):
+        load(tmp_path)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+
+
+def load(folder: Path) -> object:
+    checkpoint = Checkpoint(name=str(folder))
+    return family_of(checkpoint, checkpoint.config()).load(
+        checkpoint,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        normalisation=load_preprocessor(str(folder)).normalisation,
+        attention="sdpa",
+    )
+
+
+def test_what_every_part_of_a_checkpoint_is_read_with(tiny: Path) -> None:
+    """Remote code only if asked for, the revision that was asked for, and no network for local files."""
+    assert Checkpoint(name="someone/model", revision="abc").arguments == {
+        "trust_remote_code": False,
+        "local_files_only": False,
+        "revision": "abc",
+    }
+    assert Checkpoint(name=str(tiny), trust_remote_code=True).arguments == {
+        "trust_remote_code": True,
+        "local_files_only": True,
+    }
+
+
+def test_a_revision_of_a_directory_is_refused(tiny: Path) -> None:
+    with pytest.raises(ModelError, match="revision='abc' belongs to a hub id"):
+        Checkpoint(name=str(tiny), revision="abc").config()
+
+
+@pytest.mark.parametrize("layer", [0, 4, -4, -9])
+def test_a_feature_layer_outside_the_tower_is_refused(tiny: Path, tmp_path: Path, layer: int) -> None:
+    checkpoint = edited(tiny, tmp_path, vision_feature_layer=layer)
+    with pytest.raises(ModelError, match=f"vision_feature_layer={layer}: one of the tower's 3 layers"):
+        family_of(checkpoint, checkpoint.config())
+
+
+def test_settings_that_are_not_applied_are_named(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy_checkpoint(tiny, tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "repetition_penalty": 1.3}))
+    assert Checkpoint(name=str(tmp_path)).stop_ids() == {2}
+    assert "{'repetition_penalty': 1.3} are not applied" in caplog.text
+    caplog.clear()
+    assert Checkpoint(name=str(tiny)).stop_ids() == {2}
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("template_starts_with_bos", [True, False])
+def test_one_beginning_of_sequence_whoever_puts_it_there(
+    tiny: Path, tmp_path: Path, template_starts_with_bos: bool
+) -> None:
+    """A tokenizer that adds it and a template that writes it must not make two."""
+    copy_checkpoint(tiny, tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if template_starts_with_bos:
+        template = tmp_path / "chat_template.jinja"
+        template.write_text("<s> " + template.read_text())
+    before = load_preprocessor(str(tmp_path)).prompt("w1").before
+    assert before.count(1) == 1
+    assert before[0] == 1
+
+
+def test_a_template_without_a_place_for_the_image_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
+    copy_checkpoint(tiny, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("USER: {{ messages[0]['content'][1]['text'] }} ASSISTANT:")
+    with pytest.raises(ModelError, match="no place for one image"):
+        load_preprocessor(str(tmp_path))

@@ -48,6 +48,25 @@ def test_star_above_two_thirds_keeps_all_early_and_meets_the_mean_late() -> None
     assert counts(method="star", keep=480) == (576, 384)
 
 
+@pytest.mark.parametrize(
+    ("options", "mean"),
+    [
+        ({"keep": 128, "early_keep": 64}, "64"),
+        ({"keep": 16, "early_keep": 200}, "100.5"),
+        ({"keep": 400, "late_keep": 10}, "293"),
+    ],
+)
+def test_a_part_that_makes_keep_impossible_is_refused(options: dict[str, int], mean: str) -> None:
+    """Methods would be compared at a cost that they do not have."""
+    with pytest.raises(ConfigError, match=f"keep={options['keep']} cannot be met .* {mean} of 576"):
+        counts(method="star", **options)
+
+
+def test_keep_and_both_stages_say_too_much() -> None:
+    with pytest.raises(ConfigError, match="give two of them"):
+        Pruning(method="star", keep=5, early_keep=200, late_keep=100)
+
+
 def test_star_refuses_a_late_stage_larger_than_the_early_one() -> None:
     with pytest.raises(ConfigError, match="early_keep=64 and late_keep=65"):
         counts(method="star", early_keep=64, late_keep=65)

@@ -111,3 +111,10 @@ def test_random_repeats_for_a_seed_and_differs_between_seeds() -> None:
 
 def test_stride_is_even_and_centred() -> None:
     assert select_stride(12, 4).tolist() == [1, 4, 7, 10]
+
+
+def test_scores_are_float64_whatever_comes_in() -> None:
+    attention, features = random_inputs(10, seed=0)
+    assert scores.received(attention.bfloat16()).dtype == torch.float64
+    assert scores.self_attention(features.bfloat16()).dtype == torch.float64
+    assert vispruner.cosines(features.bfloat16()).dtype == torch.float64
