@@ -6,6 +6,9 @@
     ├── InputError           the input as a whole: unreadable, empty, or a column is missing
     ├── OutputError          the output as a whole: not writable, or it holds another run's results
     ├── ClusterError         Ray cannot be reached, or something failed there that is no record's fault
+    ├── LeaseHeld            another run is at work on the output; LeaseLost: it has taken over
+    ├── PromiseBroken        an output does not hold every row exactly once
+    ├── TooManyFailed        more rows failed than the job allows; what is committed stays
     ├── Interrupted          somebody pressed Ctrl-C; what is committed stays
     └── RecordError          one record; it becomes an error row and the job goes on
         ├── ImageError
@@ -14,7 +17,8 @@
         ├── PromptError
         │   └── PromptMissing, PromptInvalid, PromptTooLong
         ├── ValueInvalid
-        └── RowTooLarge
+        ├── RowTooLarge, NotFinite
+        └── Quarantined
 
 A `RecordError` carries the stable word that goes into the answers' `error_type` column as `kind`.
 `exit_code` is what the command line returns for an error that stops the job.
@@ -57,6 +61,28 @@ class ClusterError(StarBatchError):
     """Ray cannot be reached, or something failed in one of its processes that is no record's fault."""
 
     exit_code = 6
+
+
+class LeaseHeld(StarBatchError):
+    """Another run is at work on the output."""
+
+    exit_code = 7
+
+
+class LeaseLost(LeaseHeld):
+    """Another run has taken over; what was committed before that counts."""
+
+
+class PromiseBroken(StarBatchError):
+    """An output does not hold every row exactly once, or does not hold it yet."""
+
+    exit_code = 8
+
+
+class TooManyFailed(StarBatchError):
+    """More rows failed than the job allows; what is committed stays."""
+
+    exit_code = 9
 
 
 class Interrupted(StarBatchError):
@@ -138,6 +164,18 @@ class ValueInvalid(RecordError):
 
 
 class RowTooLarge(RecordError):
-    """The record alone needs more KV cache than the engine has."""
+    """The record alone needs more memory than the engine has."""
 
     kind = "row_too_large"
+
+
+class NotFinite(RecordError):
+    """The model's logits for this record are NaN or infinite: broken weights, or an overflow of the dtype."""
+
+    kind = "not_finite"
+
+
+class Quarantined(RecordError):
+    """The process that answered it died, again and again, with this record alone in it."""
+
+    kind = "quarantined"
