@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 S3_KEY = "PLANTEDKEYAAAAAAAAAA"
 S3_SECRET = "planted-secret-0123456789abcdef"
 BUCKET = "bucket"
