@@ -1,0 +1,88 @@
+"""The command as it is typed, with and without the rest of the house."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from star_batch import cli
+
+TINY = ["bench", "--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--requests", "3", "--rounds", "1"]
+
+WITHOUT_RAY = """
+import sys
+from importlib.machinery import PathFinder
+find_spec = PathFinder.find_spec
+hidden = {"ray", "s3fs"}
+PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None: None if name.split(".")[0] in hidden else find_spec(name, path, target)
+)
+import star_batch.bench.measure, star_batch.bench.mix, star_batch.bench.picture, star_batch.bench.table
+from star_batch.bench.__main__ import main
+sys.argv = ["bench", "--shape", "huge"]
+try:
+    main()
+finally:
+    assert not {*hidden, "star_batch.config"} & set(sys.modules)
+"""
+
+
+def invoke(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="star-batch")
+
+
+def test_a_comparison_is_printed_and_written(tmp_path: Path) -> None:
+    result = invoke(*TINY, "--keep", "8,0.5", "--answer-tokens", "2", "--output", tmp_path, "--wide")
+    assert result.exit_code == 0, result.output
+    for words in ("generate 1", "none", "star 8", "vispruner 0.5", "x generate", "Answers of 2 tokens", "peak GiB"):
+        assert words in result.stdout
+    assert "round 1 of 1: star 8" in result.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"bench.json", "bench.csv", "bench.png"}
+
+
+def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
+    quiet = invoke(*TINY, "--methods", "", "--generate-batches", "", "--answer-tokens", "2", "--output", tmp_path, "-q")
+    assert quiet.exit_code == 0, quiet.output
+    assert quiet.stderr == ""
+    assert "none" in quiet.stdout
+    assert "generate" not in quiet.stdout
+
+
+def test_a_mix_needs_no_model() -> None:
+    result = invoke("bench", "--mix", "--requests", "200", "--max-rows", "16")
+    assert result.exit_code == 0, result.output
+    assert "like lengths, slots refilled" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench"], "give either a model"),
+        (["bench", "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
+        ([*TINY, "--methods", "best"], "method 'best' is not known"),
+        ([*TINY, "--keep", "few"], "--keep 'few': give values with commas"),
+        ([*TINY, "--keep", "65"], "keep=65: an image has 64 visual tokens here"),
+        ([*TINY, "--prompt-words", "many"], "--prompt-words 'many'"),
+        (["bench", "--scale", "--seconds", "1"], "some engines might get no rows"),
+    ],
+)
+def test_mistakes_are_said_in_plain_words(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_help_fits_80_columns() -> None:
+    text = invoke("bench", "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_it_needs_neither_ray_nor_a_jobs_configuration() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_RAY], capture_output=True, text=True, timeout=250, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "star-batch: shape 'huge' is not known; choose one of tiny, 94m, llava-1.5-7b, llava-1.5-13b\n",
+    )
