@@ -4,8 +4,9 @@ What computes is imported by the command that needs it, so that `--help` and a m
 wait for torch and Ray.
 """
 
+import functools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import typer
 
 from star_batch import __version__
+from star_batch.bench.command import bench
 from star_batch.config import FLAGS, JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings
 from star_batch.errors import (
@@ -21,9 +23,12 @@ from star_batch.errors import (
     ConfigError,
     InputError,
     Interrupted,
+    LeaseHeld,
     ModelError,
     OutputError,
+    PromiseBroken,
     StarBatchError,
+    TooManyFailed,
 )
 from star_batch.options import Dtype, Method, Pruning
 from star_batch.terminal import (
@@ -33,6 +38,8 @@ from star_batch.terminal import (
     no_progress,
     out,
     show_list,
+    show_numbers,
+    show_status,
     show_summary,
     show_table,
     working,
@@ -50,6 +57,9 @@ EXIT_CODES: dict[type[StarBatchError], str] = {
     InputError: "the input cannot be read",
     OutputError: "the output cannot be written, or holds another job's answers",
     ClusterError: "Ray cannot be reached, or failed",
+    LeaseHeld: "another run is at work on the output, or has taken over",
+    PromiseBroken: "verify: the output does not hold every row exactly once",
+    TooManyFailed: "more rows failed than --max-failed allows",
     Interrupted: "interrupted; the same command goes on where it stopped",
 }
 
@@ -97,13 +107,13 @@ def star_batch(
 
 
 def _amount(text: str) -> int | float:
-    """A number of tokens if it is written as one (`64`), a share if not (`0.25`)."""
+    """A number of tokens or rows if it is written as one (`64`), a share if not (`0.25`)."""
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    raise typer.BadParameter(f"{text!r} is neither a number of visual tokens (64) nor a share (0.25)")
+    raise typer.BadParameter(f"{text!r} is neither a number (64) nor a share (0.25)")
 
 
 Keep = Annotated[
@@ -113,6 +123,10 @@ Keep = Annotated[
         metavar="N",
         help="Visual tokens a decoder layer sees on average: a number (64) or a share (0.25; 1.0 is all).",
     ),
+]
+MaxFailed = Annotated[
+    float | None,
+    typer.Option(parser=_amount, metavar="N", help="Stop when more rows fail: a number (100) or a share (0.05)."),
 ]
 METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let Ray speak; show tracebacks.")]
@@ -145,7 +159,10 @@ def run(
     device: Device = None,
     dtype: DtypeName = None,
     limit: Annotated[int | None, _text("N", "Only the first N rows.")] = None,
+    duplicates: Annotated[str | None, _text("WHAT", "Ids that repeat: refuse, or take the first.")] = None,
+    max_failed: MaxFailed = None,
     ray_address: Annotated[str | None, _text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed rows again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier job's answers.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -171,13 +188,65 @@ def run(
         --output s3://bucket/june-answers --method star --keep 0.25
     """
     with _plain_errors(verbose):
-        given = context.params | {"input": _one_or_many(input), "overwrite": overwrite or None}
+        switches = {"overwrite": overwrite or None, "retry_failed": retry_failed or None}
+        given = context.params | {"input": _one_or_many(input)} | switches
         flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
         _run_job(load_config(config, flags), verbose=verbose, quiet=quiet)
 
 
 def _one_or_many(paths: list[str] | None) -> str | list[str] | None:
     return paths[0] if paths and len(paths) == 1 else paths or None
+
+
+Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of answers, or the job's YAML file.")]
+
+
+@app.command(epilog=_exit_codes(), short_help="How far a job is, and who is at work on it.")
+def status(out: Folder) -> None:
+    """How far a job is: rows done, failed and left, its pace, and which process is at work.
+
+    Reads the output alone, from any machine, and disturbs nobody.
+    """
+    with _plain_errors(verbose=False):
+        from star_batch.pipeline import audit
+
+        show_status(audit.status(_place(out)[0]))
+
+
+@app.command(epilog=_exit_codes(), short_help="Check that an output holds every row exactly once.")
+def verify(
+    out: Folder,
+    input: Annotated[list[str] | None, _text("PATH", "The input, if it has moved; repeatable.")] = None,
+    no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input's ids.")] = False,
+) -> None:
+    """Read every answer and check: each id of the input once, as an answer or with the reason why not.
+
+    Exit code 0 says that it is so and that the job is finished, 8 that it is not.
+    """
+    with _plain_errors(verbose=False):
+        from star_batch.pipeline import audit
+
+        place, options = _place(out)
+        source = None if no_input else audit.recorded_input(place, options)
+        if source is not None and input:
+            source = source.model_copy(update={"path": tuple(input)})
+        verdict = audit.verify(place, source)
+        compared = "without the input" if source is None else "each id of the input once"
+        names = ("rows", "answered", "failed")
+        show_numbers((name, f"{getattr(verdict, name):,}", "") for name in names)
+        if verdict.findings:
+            raise PromiseBroken(f"{place.shown}: {'; '.join(verdict.findings)}")
+        err.print(f"verified: {compared}", soft_wrap=True)
+
+
+def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
+    """The output's place, and the options of the input's storage, where a job's file tells them."""
+    from star_batch.pipeline.storage import Location
+
+    if not folder_or_job.endswith((".yaml", ".yml")):
+        return Location.of(folder_or_job), {}
+    config = load_config(folder_or_job, {})
+    return Location.of(config.output.path, config.output.storage_options), config.input.storage_options
 
 
 _ROWS_HELP = f"Questions to ask ({DEMO_ROWS:,}; {COMPARE_ROWS:,} with --compare)."
@@ -345,6 +414,20 @@ def _fail(error: StarBatchError, verbose: bool) -> NoReturn:
         traceback.print_exception(error)
     typer.echo(f"star-batch: {error}", err=True)
     raise typer.Exit(error.exit_code)
+
+
+def _plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command, whose errors are said in plain words."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        with _plain_errors(verbose=False):
+            command(**given)
+
+    return wrapped
+
+
+app.command(epilog=_exit_codes(), short_help="Measure it: speed and accuracy, side by side.")(_plainly(bench))
 
 
 def main() -> None:

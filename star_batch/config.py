@@ -22,6 +22,9 @@ from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
 MAX_IMAGE_PIXELS = 178_956_970
 """What Pillow opens at most."""
 
+RETRY_SECONDS = 300.0
+"""Storages have bad minutes."""
+
 
 class _Section(BaseModel):
     """Frozen, and an unknown key is an error."""
@@ -36,7 +39,9 @@ class Input(_Section):
     `id_column`: None derives a stable id from the file's name and the row's place in it.
     `image_column` holds encoded bytes, or a path or URI.
     `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`.
+    `duplicates`: what to do about ids that stand in several rows: refuse the job, or answer the first row of each.
     `storage_options` go to the file system (fsspec's words, such as `endpoint_url`); they are never logged.
+    `retry_seconds`: how long a storage that is busy or cannot be reached is tried again.
     """
 
     path: str | tuple[str, ...]
@@ -51,7 +56,9 @@ class Input(_Section):
     reference_column: str | None = None
     keep_columns: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
+    duplicates: Literal["refuse", "first"] = "refuse"
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
+    retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
 
     @field_validator("path")
@@ -82,13 +89,26 @@ class Input(_Section):
 
 
 class Output(_Section):
-    """Where the answers go; `rows_per_file` is the commit unit: what one marker covers."""
+    """Where the answers go; `rows_per_file` is the commit unit: what one marker covers.
+
+    `retry_failed`: rows that failed in an earlier run are answered again.
+    `lease_seconds`: a run that was not heard of for so long may be succeeded by another.
+    """
 
     path: str = Field(min_length=1)
     overwrite: bool = False
+    retry_failed: bool = False
+    lease_seconds: float = Field(default=60.0, ge=1.0)
     token_ids: bool = False
     rows_per_file: int = Field(default=512, ge=1)
+    retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.overwrite and self.retry_failed:
+            raise ValueError("overwrite deletes what retry_failed would keep: give one of them")
+        return self
 
 
 class Model(_Section):
@@ -129,6 +149,28 @@ class Cluster(_Section):
         return (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
 
 
+class Faults(_Section):
+    """How much may go wrong before something gives up.
+
+    `max_failed`: rows that may fail, a number or a share (0.05) of the rows, before the job stops; None is no limit.
+    `max_attempts`: a row whose process died so often with it alone becomes an error row.
+    `max_deaths_in_a_row`: an engine that dies so often with no row finished in between stops the job.
+    `hang_seconds`: an engine that has rows and finishes no step for so long is started anew.
+    """
+
+    max_failed: int | float | None = Field(default=None, ge=0)
+    max_attempts: int = Field(default=2, ge=1)
+    max_deaths_in_a_row: int = Field(default=20, ge=1)
+    hang_seconds: float = Field(default=600.0, gt=0.0)
+
+    @field_validator("max_failed")
+    @classmethod
+    def _number_or_share(cls, value: int | float | None) -> int | float | None:
+        if isinstance(value, float) and value >= 1.0:
+            raise ValueError("give a number of rows (100) or a share below 1.0 (0.05)")
+        return value
+
+
 class JobConfig(_Section):
     """One batch job."""
 
@@ -139,6 +181,7 @@ class JobConfig(_Section):
     decoding: Decoding = Decoding()
     engine: EngineOptions = EngineOptions()
     cluster: Cluster = Cluster()
+    faults: Faults = Faults()
 
     @model_validator(mode="after")
     def _output_is_not_input(self) -> Self:
@@ -165,6 +208,9 @@ FLAGS = {
     "model.dtype": "--dtype",
     "input.limit": "--limit",
     "cluster.address": "--ray-address",
+    "faults.max_failed": "--max-failed",
+    "input.duplicates": "--duplicates",
+    "output.retry_failed": "--retry-failed",
     "output.overwrite": "--overwrite",
 }
 """The keys that the command line can set."""
@@ -311,6 +357,8 @@ def _what(loc: tuple[str, ...], mistakes: list[Any]) -> str:
         return f"expected {context['expected']}, not {value}"
     if kind == "greater_than_equal":
         return f"expected {context['ge']} or more, not {value}"
+    if kind == "greater_than":
+        return f"expected more than {context['gt']}, not {value}"
     if kind == "less_than_equal":
         return f"expected {context['le']} or less, not {value}"
     if kind in ("string_too_short", "too_short"):

@@ -38,6 +38,27 @@ class JobProgress(Protocol):
     def seconds_left(self) -> float | None: ...
 
 
+class JobStatus(Protocol):
+    """How far a job is that may run elsewhere; the pipeline's `Status` is one."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def answered(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def left(self) -> int | None: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def who(self) -> str: ...
+
+
 OnProgress = Callable[[JobProgress], None]
 
 
@@ -127,12 +148,34 @@ def percent(share: float) -> str:
 
 def show_summary(summary: Summary) -> None:
     """The numbers of a finished job."""
+    show_numbers(_summary_rows(summary))
+
+
+def show_status(status: JobStatus) -> None:
+    """Rows done and left, and who is at work."""
+    show_numbers(_status_rows(status))
+
+
+def _status_rows(status: JobStatus) -> Iterator[tuple[str, str, str]]:
+    yield "done", f"{status.rows:,}", "" if status.total is None else f"of {status.total:,}"
+    yield "answered", f"{status.answered:,}", ""
+    yield "failed", f"{status.failed:,}", ""
+    if status.left is not None:
+        is_on = status.state == "running" and status.left and status.rate
+        yield "left", f"{status.left:,}", duration(status.left / status.rate) if is_on and status.rate else ""
+    if status.rate is not None:
+        yield "rows/s", f"{status.rate:,.1f}", "of the latest run"
+    yield status.state, "", status.who
+
+
+def show_numbers(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Names, numbers and what there is to say about them."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for name, value, note in _summary_rows(summary):
-        table.add_row(name, value, note)
+    for name, value, note in rows:
+        table.add_row(name, value, plain(note))
     out.print(table)
 
 

@@ -18,11 +18,20 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from star_batch import __version__, cli, pipeline, terminal
-from star_batch.config import FLAGS, JobConfig, parse_config
+from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
 from star_batch.metrics import Summary
 from star_batch.options import Pruning
+from star_batch.pipeline.digests import digest_ids, joined
+from star_batch.pipeline.epochs import Epoch
+from star_batch.pipeline.finalise import Expected, RunTotals, finalise
+from star_batch.pipeline.output import begin
+from star_batch.pipeline.sink import commit_rows
+from star_batch.pipeline.storage import Location
+from star_batch.records import Answer, to_table
+from tests.pipeline.samples import rows, write
+from tests.pipeline.test_sink import FINGERPRINT, opened
 
 JOB = ["run", "--input", "in.parquet", "--output", "out", "--model", "demo", "--prompt", "What is it?"]
 
@@ -225,7 +234,7 @@ def test_a_bug_keeps_its_traceback(job: Pipeline) -> None:
         (["run"], "input.path (--input): is missing"),
         ([*JOB, "--method", "stars"], "pruning.method (--method): expected 'none', 'random'"),
         ([*JOB, "--method", "star"], "pruning.method='star' needs keep"),
-        ([*JOB, "--keep", "many"], "'many' is neither a number of visual tokens (64) nor a share (0.25)"),
+        ([*JOB, "--keep", "many"], "'many' is neither a number (64) nor a share (0.25)"),
         ([*JOB, "--limit", "many"], "'--limit'"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read: No such file or directory"),
         (["demo", "--method", "none", "--keep", "5"], "pruning.method='none' keeps every token"),
@@ -422,3 +431,88 @@ def test_compare_measures_the_real_engine(tmp_path: Path) -> None:
     tokens = [line.split("  ") for line in done.stdout.splitlines() if line.startswith(("none", "star"))]
     assert [[cell.strip() for cell in line if cell][1] for line in tokens] == ["144.0", "36.0", "36.0"]
     assert list(tmp_path.iterdir()) == []
+
+
+# --- status and verify
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Epoch:
+    """An output with two rows of three."""
+    source = Input(path=str(write(tmp_path / "in.parquet", rows(3))), id_column="id", prompt_column="question")
+    output = Location.of(str(tmp_path / "out"))
+    begin(output, {"num_input_rows": 3, "config": {"input": source.model_dump(mode="json")}})
+    epoch = opened(output)
+    made = [Answer(id="row-0000", text="yes"), Answer(id="row-0001", error="bad", error_kind="image_missing")]
+    commit_rows(epoch, to_table(made, model="m", fingerprint=FINGERPRINT.digest))
+    return epoch
+
+
+@pytest.fixture
+def finished(half_done: Epoch, tmp_path: Path) -> Path:
+    """The same with all of them, in a folder with its input."""
+    commit_rows(half_done, to_table([Answer(id="row-0002", text="no")], model="m", fingerprint=FINGERPRINT.digest))
+    ids = joined([digest_ids([f"row-000{n}" for n in range(3)])])
+    expected = Expected(ids=ids, epoch=half_done.number, fingerprint=FINGERPRINT)
+    finalise(half_done.output, expected, RunTotals(), lambda: None)
+    return tmp_path
+
+
+def test_a_job_that_is_half_done(half_done: Epoch) -> None:
+    out = half_done.output.path
+    told = invoke("status", out)
+    assert told.exit_code == 0, told.stderr
+    assert re.search(r"done +2 +of 3 ", told.stdout)
+    assert re.search(r"left +1 ", told.stdout)
+    assert "stopped" in told.stdout
+    found = invoke("verify", out)
+    assert found.exit_code == 8
+    assert "1 rows are missing; the job is not finished" in found.stderr
+
+
+def test_an_output_that_keeps_the_promise(finished: Path) -> None:
+    result = invoke("verify", str(finished / "out"))
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"rows +3 *\n *answered +2 *\n *failed +1", result.stdout)
+    assert "each id of the input once" in result.stderr
+    told = invoke("status", str(finished / "out"))
+    assert "complete" in told.stdout
+    assert "2 " in told.stdout
+
+
+def test_a_job_file_says_where_the_output_is(finished: Path) -> None:
+    job = finished / "job.yaml"
+    job.write_text(f"model: demo\ninput: {{path: a, prompt: b}}\noutput: {finished / 'out'}\n")
+    assert invoke("verify", str(job)).exit_code == 0
+
+
+def test_an_input_that_has_moved(finished: Path) -> None:
+    (finished / "in.parquet").rename(finished / "moved.parquet")
+    out = str(finished / "out")
+    assert invoke("verify", out).exit_code == InputError.exit_code
+    assert invoke("verify", out, "--input", str(finished / "moved.parquet")).exit_code == 0
+    without = invoke("verify", out, "--no-input")
+    assert without.exit_code == 0
+    assert "without the input" in without.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda part: part.write_bytes(part.read_bytes()[:200]), "is damaged"),
+        (lambda part: part.unlink(), "counts, and is not there"),
+        (lambda part: (part.parent / "stray.parquet").write_bytes(b""), "1 files among the answers do not count"),
+    ],
+)
+def test_an_output_that_breaks_the_promise(finished: Path, damage: Callable[[Path], Any], words: str) -> None:
+    damage(sorted((finished / "out" / "answers").glob("*.parquet"))[0])
+    result = invoke("verify", str(finished / "out"))
+    assert result.exit_code == 8
+    assert words in result.stderr
+
+
+def test_where_nothing_is_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    for command in ("status", "verify"):
+        arguments = [command, str(tmp_path / "out"), *(["--no-input"] if command == "verify" else [])]
+        result = invoke(*arguments)
+        assert (result.exit_code, "no job has begun there" in result.stderr) == (OutputError.exit_code, True)

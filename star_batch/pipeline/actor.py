@@ -1,29 +1,37 @@
 """GPU stage: one Ray actor owns one engine and feeds it windows of rows from several concurrent calls.
 
-Rows that failed before come through untouched. Whatever the engine raises stops the job: rows that cannot be
-answered are answers with an error, not exceptions. Knows no storage.
+Rows that failed before come through untouched. What the engine raises stops the job, as rows that cannot be
+answered are answers with an error; but a process whose accelerator is lost, or whose engine hangs, makes room
+for a fresh one. Knows no storage.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.exceptions
 
 from star_batch.config import JobConfig
-from star_batch.errors import ClusterError, StarBatchError
+from star_batch.errors import ClusterError, Quarantined, StarBatchError
 from star_batch.metrics import EngineStats
 from star_batch.pipeline.backend import Backend, Engine
+from star_batch.pipeline.budget import failures
+from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
 from star_batch.pipeline.preprocess import kept_fields
+from star_batch.pipeline.quarantine import Quarantine, is_device_failure
+from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Pixels, Record, to_table
 
 logger = logging.getLogger(__name__)
@@ -41,6 +49,7 @@ class ActorSettings:
     fingerprint: str
     input_schema: pa.Schema
     monitor: Any = field(repr=False)
+    warden: Any = field(repr=False)
 
 
 def answers_schema(input_schema: pa.Schema, keep_columns: Sequence[str]) -> pa.Schema:
@@ -53,12 +62,15 @@ class EngineActor:
 
     def __init__(self, settings: ActorSettings) -> None:
         self._settings = settings
-        self._windows = asyncio.Semaphore(settings.config.cluster.windows)
+        actor = ray.get_runtime_context().get_actor_id()
+        process = Process(actor, uuid.uuid4().hex)
+        self._quarantine = Quarantine(settings.warden, process, settings.config.cluster.windows)
         self._num_open = 0
+        self._num_running = 0
         self._failed_before = EngineStats()
         self._fetch_seconds = 0.0
         self._reported = 0.0
-        self._name = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
+        self._name = f"{actor}-{os.getpid()}"
         self._failure: StarBatchError | None = None
         try:
             self._engine: Engine = settings.backend.engine(settings.config)
@@ -69,31 +81,51 @@ class EngineActor:
             logger.exception("the engine cannot be loaded")
             self._failure = ClusterError(f"the engine cannot be loaded: {type(error).__name__}: {error}")
         else:
+            self._watch()
             self._report()
+
+    def _watch(self) -> None:
+        Watchdog(
+            seconds=self._settings.config.faults.hang_seconds,
+            progress=self._engine.stats,
+            is_busy=lambda: self._num_running > 0,
+            leave=self._quarantine.leave,
+        ).start()
 
     async def __call__(self, rows: pa.Table) -> AsyncIterator[pa.Table]:
         if self._failure is not None:
             raise self._failure
         self._num_open += 1
-        async with self._windows:
-            answers = await self._answer(rows)
+        answers = await self._answer(rows)
         self._num_open -= 1
-        await self._count(rows)
+        await self._count(rows, answers)
         yield self._to_table(rows, answers)
 
     async def _answer(self, rows: pa.Table) -> list[Answer]:
         failed = [_failed(row) for row in rows.select(["id", "error", "error_type"]).to_pylist()]
-        records = _records(rows.filter(rows["error"].is_null()), raw=self._settings.config.input.raw_prompt)
-        if not records:
-            return [answer for answer in failed if answer is not None]
-        future = self._engine.submit(records, decoding=self._settings.config.decoding)
-        answered = await asyncio.wrap_future(future)
-        if [answer.id for answer in answered] != [record.id for record in records]:
-            raise StarBatchError(
-                f"the engine gave {len(answered)} answers to {len(records)} records, or in another order"
-            )
+        good = rows.filter(rows["error"].is_null())
+        answered = await self._quarantine.answer(tuple(good["id"].to_pylist()), functools.partial(self._run, good))
         fresh = iter(answered)
         return [answer if answer is not None else next(fresh) for answer in failed]
+
+    async def _run(self, rows: pa.Table, ids: Rows) -> list[Answer]:
+        wanted = rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string())))
+        records = _records(wanted, raw=self._settings.config.input.raw_prompt)
+        self._num_running += 1
+        try:
+            future = self._engine.submit(records, decoding=self._settings.config.decoding)
+            answers = await asyncio.wrap_future(future)
+        except RuntimeError as error:
+            if is_device_failure(error):
+                self._quarantine.leave(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            raise
+        finally:
+            self._num_running -= 1
+        if [answer.id for answer in answers] != [record.id for record in records]:
+            raise StarBatchError(
+                f"the engine gave {len(answers)} answers to {len(records)} records, or in another order"
+            )
+        return answers
 
     def _to_table(self, rows: pa.Table, answers: list[Answer]) -> pa.Table:
         config = self._settings.config
@@ -109,10 +141,13 @@ class EngineActor:
             table = table.append_column(self._settings.input_schema.field(name), rows[kept.name])
         return table
 
-    async def _count(self, rows: pa.Table) -> None:
+    async def _count(self, rows: pa.Table, answers: list[Answer]) -> None:
+        failed = failures(answers)
+        self._settings.warden.count.remote(len(answers) - len(failed), failed)
+        num_quarantined = sum(failure.kind == Quarantined.kind for failure in failed)
         self._fetch_seconds += sum(rows["fetch_seconds"].to_pylist())
         self._failed_before += EngineStats(
-            rows_failed=rows.num_rows - rows["error"].null_count,
+            rows_failed=rows.num_rows - rows["error"].null_count + num_quarantined,
             decode_image_seconds=sum(rows["decode_seconds"].to_pylist()),
         )
         if not self._num_open:

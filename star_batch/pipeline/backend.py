@@ -69,11 +69,9 @@ def load_preprocessor(model: Model) -> Preprocessor:
     Raises:
         ModelError: the checkpoint has none, or it cannot be read.
     """
-    from star_batch.models import Checkpoint
-    from star_batch.models.preprocessor import Preprocessor as RealPreprocessor
+    from star_batch import models
 
-    checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    return RealPreprocessor.from_checkpoint(checkpoint)
+    return models.load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def identify(model: Model) -> Mapping[str, str]:
@@ -94,7 +92,9 @@ def identify(model: Model) -> Mapping[str, str]:
 
 def digests(folder: Path) -> dict[str, str]:
     """A short digest for each file that changes what a checkpoint answers."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".safetensors", ".model"))
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
+    )
     return {path.name: _digest(path) for path in files}
 
 

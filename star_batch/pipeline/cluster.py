@@ -30,8 +30,10 @@ _SETTINGS: Mapping[str, object] = {
     "max_errored_blocks": 0,
     # So that our own errors arrive as themselves.
     "raise_original_map_exception": True,
-    # A process that dies while it loads a model may find more memory at the next try.
-    "max_consecutive_actor_init_deaths": 2,
+    # A process that dies while it loads a model may find more memory, or a machine that stays, at the next try;
+    # any that comes up starts the count anew. The job goes on meanwhile, as it does before all are there.
+    "max_consecutive_actor_init_deaths": 10,
+    "wait_for_min_actors_s": -1,
 }
 _QUIET_SETTINGS: Mapping[str, object] = {"enable_progress_bars": False, "print_on_execution_start": False}
 # Ray's C++ part warns about every actor of Ray Data on stderr; its own log files keep what is worse.

@@ -1,99 +1,136 @@
 """The end of a job: every row is there once, orphans are gone, the numbers are written, then `_SUCCESS`.
 
-May be interrupted anywhere and run again with the same result. Knows no Ray and no engine.
+Opens an epoch of its own, so that nothing that is still on its way counts any more. May be interrupted
+anywhere and run again with the same result. Knows no Ray and no engine.
 """
 
 import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from star_batch.errors import OutputError
+from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary, summarise, to_prometheus
+from star_batch.pipeline.budget import MaxFailed, check_failed, noting_examples
+from star_batch.pipeline.digests import Digests, is_in, is_repeated
+from star_batch.pipeline.epochs import ids_of, look, next_epoch, old_records, open_epoch
+from star_batch.pipeline.faults import crash_at
+from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.monitor import Totals
-from star_batch.pipeline.output import ANSWERS, METRICS, SUCCESS, Commit, OutputState, is_own, load_commits
+from star_batch.pipeline.output import (
+    ANSWERS,
+    METRICS,
+    SUCCESS,
+    Commit,
+    check_nothing_foreign,
+    delete,
+    part_epoch,
+)
+from star_batch.pipeline.parts import read_parts, without_repeats
 from star_batch.pipeline.storage import Location, failing_as
 from star_batch.records import ANSWER_SCHEMA
-
-_NUM_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTotals:
     """What this run did: how long it took, what its engines counted, and what was there before."""
 
-    before: OutputState
+    answered_before: int = 0
     totals: Totals = field(default_factory=Totals)
     wall_seconds: float = 0.0
 
 
-def finalise(output: Location, ids: pa.ChunkedArray, run: RunTotals) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What is to be found at the end: the input's ids, no epoch after the one this run worked in, few failed rows."""
+
+    ids: Digests
+    epoch: int
+    fingerprint: Fingerprint
+    max_failed: MaxFailed = None
+
+
+def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Callable[[], None]) -> Summary:
     """Check the result against the input's ids, clean up, write the metrics, and say that the job is complete.
+
+    `confirm` raises if another run has the output by now.
 
     Raises:
         OutputError: rows are missing, doubled or foreign, or the output cannot be read or written.
+        LeaseLost: another run has taken over.
+        TooManyFailed: more rows have failed than the job allows.
     """
+    examples: dict[str, str] = {}
     with failing_as(OutputError, "finish the output", output):
-        commits = load_commits(output)
-        check_rows(commits, ids)
-        delete_orphans(output, commits)
-        known = {commit.file for commit in run.before.commits}
+        seen = look(output)
+        if seen.number != expected.epoch:
+            raise LeaseLost(f"{output.shown}: another run has taken over; what was committed before that counts")
+        check_nothing_foreign(output)
+        epoch = next_epoch(output, seen, expected.fingerprint)
+        commits = without_repeats(epoch, seen.commits)
+        crash_at("after trimming")
+        check_rows(commits, expected.ids)
+        output.at(SUCCESS).delete()
+        open_epoch(epoch, commits, expected.fingerprint)
         summary = summarise(
-            _batches(output, commits),
+            noting_examples(_batches(output, commits), examples),
             run.totals.stats,
             wall_seconds=run.wall_seconds,
             fetch_seconds=run.totals.fetch_seconds,
-            write_seconds=sum(commit.seconds for commit in commits if commit.file not in known),
-            answered_before=run.before.num_answered,
+            write_seconds=sum(commit.seconds for commit in seen.recent),
+            answered_before=run.answered_before,
         )
+        crash_at("after summary")
+        delete_orphans(output, commits, epoch.number)
         _write_metrics(output, summary, run.totals)
-        output.at(SUCCESS).write_bytes(b"")
+        crash_at("after metrics")
+        check_failed(expected.max_failed, summary.rows, summary.failed_by_type, examples)
+        confirm()
+        output.at(SUCCESS).write_bytes(epoch.name.encode())
+        crash_at("after success")
     return summary
 
 
-def check_rows(commits: Sequence[Commit], ids: pa.ChunkedArray) -> None:
+def check_rows(commits: Sequence[Commit], wanted: Digests) -> None:
     """answered + failed == rows == distinct ids == rows of the input, and the ids are the input's.
 
     Raises:
-        OutputError: they are not; the message says how and names a few ids.
+        OutputError: they are not; the message says how.
     """
-    counts = Counter(id for commit in commits for id in commit.ids)
-    rows = sum(commit.rows for commit in commits)
-    answered, failed = (sum(commit.answered for commit in commits), sum(commit.failed for commit in commits))
-    doubled = [id for id, count in counts.items() if count > 1]
-    wanted = set(ids.to_pylist())
-    missing, foreign = wanted - counts.keys(), counts.keys() - wanted
-    findings = [
-        *_finding("rows are missing", missing),
-        *_finding("ids stand in several parts", doubled),
-        *_finding("ids are not in the input", foreign),
-        *([f"{answered} answered + {failed} failed are not {rows} rows"] if answered + failed != rows else []),
-    ]
-    if findings:
-        raise OutputError(f"the answers do not match the input's {len(ids)} rows: {'; '.join(findings)}")
+    if findings := list(differences(commits, wanted)):
+        raise OutputError(f"the answers do not match the input's {len(wanted)} rows: {'; '.join(findings)}")
 
 
-def _finding(what: str, ids: "Sequence[str] | set[str]") -> Iterator[str]:
-    if ids:
-        shown = ", ".join(repr(id) for id in sorted(ids)[:_NUM_SHOWN])
-        yield f"{len(ids)} {what} ({shown}{', ...' if len(ids) > _NUM_SHOWN else ''})"
+def differences(commits: Sequence[Commit], wanted: Digests | None = None) -> Iterator[str]:
+    """In which ways the rows that count are not exactly the wanted ones, or not even once each."""
+    ids = ids_of(commits)
+    rows, answered, failed = (sum(getattr(c, name) for c in commits) for name in ("rows", "answered", "failed"))
+    findings = {"ids stand in several rows": np.count_nonzero(is_repeated(ids))}
+    if wanted is not None:
+        findings["rows are missing"] = np.count_nonzero(~is_in(wanted, ids))
+        findings["rows are not in the input"] = np.count_nonzero(~is_in(ids, wanted))
+    yield from (f"{count} {what}" for what, count in findings.items() if count)
+    if not answered + failed == rows == len(ids):
+        yield f"{answered} answered + {failed} failed are not {rows} rows with {len(ids)} ids"
 
 
-def delete_orphans(output: Location, commits: Sequence[Commit]) -> None:
-    """Delete parts that no marker names: attempts that lost or died."""
+def delete_orphans(output: Location, commits: Sequence[Commit], epoch: int) -> None:
+    """Delete parts that will never count: attempts that lost or died, before or in this epoch. And old records."""
     named = {commit.file for commit in commits}
-    for name in output.at(ANSWERS).files():
-        if is_own(name) and f"{ANSWERS}/{name}" not in named:
-            output.at(ANSWERS, name).delete()
+    parts = [name for name in output.at(ANSWERS).files() if (part_epoch(name) or epoch + 1) <= epoch]
+    for number, part in enumerate(name for name in parts if f"{ANSWERS}/{name}" not in named):
+        output.at(ANSWERS, part).delete()
+        if not number:
+            crash_at("while deleting")
+    delete(old_records(output, epoch))
 
 
 def _batches(output: Location, commits: Sequence[Commit]) -> Iterator[pa.RecordBatch]:
-    for commit in commits:
-        part = pq.read_table(io.BytesIO(output.at(commit.file).read_bytes()), columns=ANSWER_SCHEMA.names)
+    for part in read_parts(output, commits, ANSWER_SCHEMA.names):
         yield from part.to_batches()
 
 

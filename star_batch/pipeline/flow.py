@@ -14,18 +14,20 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from star_batch.config import JobConfig
+from star_batch.config import Faults, JobConfig
 from star_batch.errors import ClusterError
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.epochs import Epoch
 from star_batch.pipeline.plan import InputPlan
 from star_batch.pipeline.preprocess import Preprocess, preprocess_block
+from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_warden
 from star_batch.pipeline.read import read_dataset
 from star_batch.pipeline.sink import AnswersSink
-from star_batch.pipeline.storage import Location
 
 _WINDOWS_PER_CALL = 4  # how many batches of one block Ray Data gives an async actor at a time
 _CPUS_PER_WRITE = 0.25
+_START_SECONDS = 600.0  # in which a process is placed and has loaded its model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +36,8 @@ class Work:
 
     config: JobConfig
     backend: Backend
-    output: Location
+    epoch: Epoch
     plan: InputPlan
-    fingerprint: str
     monitor: Any = field(default=None, repr=False)
 
     @property
@@ -48,22 +49,28 @@ def answer_all(work: Work) -> None:
     """Answer and commit every planned row.
 
     Raises:
+        TooManyFailed: more rows have failed than the job allows.
         ClusterError: the machines have no GPU for the actors.
         ray.exceptions.RayError: something failed in a task or an actor.
     """
     unit = work.config.output.rows_per_file
+    warden = start_warden(work.config.faults)
     rows = read_dataset(work.plan, rows_per_task=unit)
+    rows.context.execution_no_progress_timeout_s = longest_silence(work.config.faults)
     few = rows.repartition(target_num_rows_per_block=unit, strict=True)
     prepared = few.map_batches(
         preprocess_block,
-        fn_kwargs={"stage": _preprocess(work)},
+        fn_kwargs={"stage": _preprocess(work), "pieces": TaskQuarantine(warden).pieces},
         batch_size=None,
         batch_format="pyarrow",
         udf_modifying_row_count=False,
     )
     units = prepared.repartition(target_num_rows_per_block=unit, strict=True)
-    sink = AnswersSink(work.output, work.schema, work.fingerprint)
-    _answered(work, units).write_datasink(sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE})
+    sink = AnswersSink(work.epoch, work.schema)
+    try:
+        _answered(work, units, warden).write_datasink(sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE})
+    finally:
+        log_deaths(warden)
 
 
 def _preprocess(work: Work) -> Preprocess:
@@ -71,14 +78,15 @@ def _preprocess(work: Work) -> Preprocess:
     return Preprocess(input=work.config.input, schema=work.plan.schema, root=work.plan.root, load=load)
 
 
-def _answered(work: Work, prepared: "ray.data.Dataset") -> "ray.data.Dataset":
+def _answered(work: Work, prepared: "ray.data.Dataset", warden: Any) -> "ray.data.Dataset":
     cluster = work.config.cluster
     settings = ActorSettings(
         config=work.config,
         backend=work.backend,
-        fingerprint=work.fingerprint,
+        fingerprint=work.epoch.fingerprint,
         input_schema=work.plan.schema,
         monitor=work.monitor,
+        warden=warden,
     )
     low, high = cluster.actor_range
     calls = num_calls(work.config)
@@ -93,6 +101,11 @@ def _answered(work: Work, prepared: "ray.data.Dataset") -> "ray.data.Dataset":
         num_gpus=gpus_per_actor(work.config),
         compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_concurrent_calls_per_actor=calls),
     )
+
+
+def longest_silence(faults: Faults) -> float:
+    """Seconds after which a job that moves no block has come to a stop: more than all that may be gone through."""
+    return faults.max_deaths_in_a_row * (faults.hang_seconds + _START_SECONDS)
 
 
 def num_calls(config: JobConfig) -> int:

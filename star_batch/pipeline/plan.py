@@ -12,14 +12,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
+from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_repeated, joined
 from star_batch.pipeline.storage import Location, explain, failing_as, scheme_of
 from star_batch.pipeline.template import Template
 from star_batch.records import ANSWER_SCHEMA
@@ -81,32 +83,42 @@ class InputPlan:
         tables = list(read_rows(self, group, columns=[self.id_column]))
         return pa.chunked_array([table[ID_COLUMN] for table in tables], type=pa.string()).combine_chunks()
 
-    def without(self, done: pa.Array | pa.ChunkedArray, ids: pa.ChunkedArray) -> "InputPlan":
-        """The same plan without the rows whose id is in `done`: their images are never read. `ids` are the plan's."""
-        if not len(done):
-            return self
-        # In one go, because each call hashes all of `done`; the result may be one chunk.
-        is_open = pc.invert(pc.is_in(ids, value_set=done))
+    def digests(self) -> Digests:
+        """What `ids` gives, as digests: the ids of a row group at a time are in memory.
+
+        Raises:
+            InputError: the id column cannot be read.
+        """
+        return joined(_in_threads(lambda group: digest_ids(self._group_ids(group).to_pylist()), self.row_groups))
+
+    def only(self, is_wanted: Mask) -> "InputPlan":
+        """The same plan with these of its rows: the images of others are never read."""
         groups, offset = [], 0
         for group in self.row_groups:
-            mask = is_open.slice(offset, len(group)).combine_chunks()
-            groups.append(_narrowed(group, pc.indices_nonzero(mask).cast(pa.int64())))
+            positions = np.flatnonzero(is_wanted[offset : offset + len(group)])
+            groups.append(_narrowed(group, pa.array(positions, pa.int64())))
             offset += len(group)
         return replace(self, row_groups=tuple(group for group in groups if len(group)))
 
-    def check_ids_unique(self, ids: pa.ChunkedArray) -> None:
-        """Nothing to do for derived ids. `ids` are the plan's.
 
-        Raises:
-            InputError: an id stands in several rows.
-        """
-        if self.id_column is None:
-            return
-        counts = pa.table({"id": ids}).group_by("id").aggregate([([], "count_all")])
-        repeated = counts.filter(pc.greater(counts["count_all"], 1))
-        if repeated.num_rows:
-            names = _listed(sorted(repeated["id"].to_pylist()))
-            raise InputError(f"column {self.id_column!r}: {repeated.num_rows} ids stand in several rows: {names}")
+def distinct(plan: InputPlan, duplicates: Literal["refuse", "first"]) -> tuple[InputPlan, Digests]:
+    """A plan in which no id stands twice, with its ids. Derived ids never do.
+
+    Raises:
+        InputError: an id stands in several rows, and that is to be refused.
+    """
+    digests = plan.digests()
+    repeated = is_repeated(digests) if plan.id_column is not None else np.zeros(len(digests), np.bool_)
+    if not repeated.any():
+        return plan, digests
+    if duplicates == "refuse":
+        names = _listed(sorted(set(plan.only(repeated).ids().to_pylist())))
+        number = len(np.unique(digests[repeated]))
+        raise InputError(
+            f"column {plan.id_column!r}: {number} ids stand in several rows: {names}; "
+            "make them distinct, or say duplicates: first"
+        )
+    return plan.only(~repeated), digests[~repeated]
 
 
 def plan_input(config: Input) -> InputPlan:
@@ -142,7 +154,7 @@ def read_rows(
     """
     schema = plan.schema if columns is None else pa.schema([plan.schema.field(name) for name in columns])
     offset = 0
-    with _reading(plan.root, group.path), plan.root.fs.open(group.path, "rb") as file:
+    with _reading(plan.root, group.path), plan.root.open_file(group.path) as file:
         batches = pq.ParquetFile(file).iter_batches(
             batch_size=rows_per_table, row_groups=[group.index], columns=schema.names
         )
@@ -191,13 +203,13 @@ def _narrowed(group: RowGroup, positions: pa.Int64Array) -> RowGroup:
 
 def _find_files(config: Input) -> tuple[Location, dict[str, str]]:
     """The folder that names are relative to, and the files below it: name -> path."""
-    locations = [Location.of(path, config.storage_options) for path in config.paths]
+    locations = [Location.of(path, config.storage_options, retry_seconds=config.retry_seconds) for path in config.paths]
     if len({scheme_of(location.url) for location in locations}) != 1:
         raise ConfigError("input.path: all paths must be on the same file system")
     found = [_expand(location) for location in locations]
     root = os.path.commonpath([folder for folder, _ in found])
     paths = sorted({path for _, below in found for path in below})
-    return Location(_with_scheme(root, locations[0]), locations[0].options), {
+    return replace(locations[0], url=_with_scheme(root, locations[0])), {
         os.path.relpath(path, root): path for path in paths
     }
 
@@ -207,11 +219,11 @@ def _expand(location: Location) -> tuple[str, list[str]]:
     with failing_as(InputError, "read the input", location):
         path = location.path
         if _has_wildcard(path):
-            folder, found = _fixed_part(path), location.fs.glob(path)
+            folder, found = _fixed_part(path), location.patiently(lambda: location.fs.glob(path))
         elif location.is_folder():
-            folder, found = path, location.fs.find(path)
+            folder, found = path, location.patiently(lambda: location.fs.find(path))
         else:
-            location.fs.info(path)
+            location.patiently(lambda: location.fs.info(path))
             return os.path.dirname(path), [path]
     files = [str(file) for file in found if _is_data_file(os.path.relpath(file, folder))]
     if not files:
@@ -238,7 +250,7 @@ def _with_scheme(path: str, like: Location) -> str:
 
 
 def _read_footer(root: Location, path: str) -> pq.FileMetaData:
-    with _reading(root, path), root.fs.open(path, "rb") as file:
+    with _reading(root, path), root.open_file(path) as file:
         return pq.read_metadata(file)
 
 
@@ -261,7 +273,7 @@ def _limited(groups: Iterable[RowGroup], limit: int | None) -> Iterator[RowGroup
 
 @contextlib.contextmanager
 def _reading(root: Location, path: str) -> Iterator[None]:
-    file = Location(_with_scheme(path, root), root.options)
+    file = replace(root, url=_with_scheme(path, root))
     try:
         with failing_as(InputError, "read", file):
             yield

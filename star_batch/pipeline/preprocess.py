@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +22,7 @@ from star_batch.errors import (
     ImageFetchFailed,
     ImageMissing,
     PromptMissing,
+    Quarantined,
     RecordError,
     ValueInvalid,
 )
@@ -32,6 +34,9 @@ _FETCH_THREADS = 16
 _ROWS_PER_STEP = 64
 _KEPT = "keep:"
 _SCHEMES = ("file", "s3", "gs")
+
+Pieces: TypeAlias = Callable[[tuple[str, ...]], Iterator[tuple[tuple[str, ...], str | None]]]
+"""Ids of rows, cut into what is prepared together, or must not be and why."""
 
 PREPARED_SCHEMA = pa.schema(
     [
@@ -72,10 +77,15 @@ class Preprocess:
     root: Location
     load: Callable[[], Preprocessor] = field(repr=False)
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
+    def __call__(self, rows: pa.Table, deadly: str | None = None) -> pa.Table:
+        """With a reason why the rows' images are `deadly`, they are not touched."""
         preprocessor = self.load()
         template = Template.parse(self.input.prompt) if self.input.prompt is not None else None
-        fetched = self._fetch_all(rows[self.input.image_column].to_pylist())
+        fetched = (
+            self._fetch_all(rows[self.input.image_column].to_pylist())
+            if deadly is None
+            else [_Fetched(None, Quarantined(deadly))] * rows.num_rows
+        )
         columns = [name for name in rows.column_names if name != self.input.image_column]
         prepared = [
             _Row(self.input, template, row, image).prepare(preprocessor)
@@ -122,7 +132,7 @@ class Preprocess:
             raise ImageFetchFailed(f"{scheme_of(path)}:// is not a file system for images; use a path, s3:// or gs://")
         options = self.root.options if scheme_of(path) == scheme_of(self.root.url) else {}
         try:
-            return Location.of(path, options)
+            return Location.of(path, options, retry_seconds=self.root.retry_seconds)
         except ConfigError as error:
             raise ImageFetchFailed(str(error)) from None
 
@@ -216,7 +226,14 @@ class _Row:
         return str(value) if value is not None else None
 
 
-def preprocess_block(rows: pa.Table, stage: Preprocess) -> Iterator[pa.Table]:
+def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Iterator[pa.Table]:
     """The stage as the plain function that Ray runs in tasks; a few rows at a time, as pixels are large."""
     for first in range(0, rows.num_rows, _ROWS_PER_STEP):
-        yield stage(rows.slice(first, _ROWS_PER_STEP))
+        step = rows.slice(first, _ROWS_PER_STEP)
+        # All of them before the first is handed on: a task may wait there for long, and be killed while it waits.
+        yield pa.concat_tables(
+            [
+                stage(step.filter(pc.is_in(step[ID_COLUMN], pa.array(ids, pa.string()))), deadly)
+                for ids, deadly in pieces(tuple(step[ID_COLUMN].to_pylist()))
+            ]
+        )

@@ -1,25 +1,43 @@
 """A job from its configuration to `_SUCCESS`: check, connect, execute, finalise. Knows no row."""
 
+import contextlib
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from star_batch.config import JobConfig
-from star_batch.errors import Interrupted, StarBatchError
+from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Summary
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
-from star_batch.pipeline.finalise import RunTotals, finalise, read_summary
-from star_batch.pipeline.fingerprint import fingerprint_of
+from star_batch.pipeline.digests import Digests, is_in
+from star_batch.pipeline.epochs import (
+    Epoch,
+    Standing,
+    check_fingerprint,
+    ids_of,
+    look,
+    newest,
+    next_epoch,
+    open_epoch,
+)
+from star_batch.pipeline.finalise import Expected, RunTotals, finalise, read_summary
+from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
+from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.monitor import Progress, Reporter, read_totals, start_monitor
-from star_batch.pipeline.output import OutputState, amend, begin, open_output
-from star_batch.pipeline.plan import plan_input
+from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear
+from star_batch.pipeline.parts import without_failed
+from star_batch.pipeline.plan import InputPlan, distinct, plan_input
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.redaction import redacted
-from star_batch.pipeline.storage import Location
+from star_batch.pipeline.storage import Location, failing_as
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +58,14 @@ def run(
 
     Raises:
         ConfigError, ModelError, InputError, OutputError: the job cannot work; no row was answered.
+        LeaseHeld: another run is at work on this output, or has taken over.
         ClusterError: Ray cannot be reached, or something failed there.
-        Interrupted: Ctrl-C.
+        TooManyFailed: more rows have failed than the job allows.
+        Interrupted: Ctrl-C, or SIGTERM.
     """
     try:
-        return _run(config, on_progress, verbose, backend or Backend())
+        with _terminated_like_interrupted():
+            return _run(config, on_progress, verbose, backend or Backend())
     except KeyboardInterrupt:
         raise Interrupted(_how_to_go_on(config)) from None
     except StarBatchError as error:
@@ -54,45 +75,143 @@ def run(
         raise type(error)(text) from None
 
 
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Kubernetes and `ray job stop` say SIGTERM where a person presses Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is asked, checked as far as it goes without the output; `ids` are the plan's."""
+
+    config: JobConfig
+    backend: Backend
+    output: Location
+    plan: InputPlan
+    ids: Digests
+    fingerprint: Fingerprint
+    on_progress: OnProgress | None = field(repr=False)
+    verbose: bool
+
+    def left(self, done: Sequence[Commit]) -> InputPlan:
+        return self.plan.only(~is_in(self.ids, ids_of(done)))
+
+
 def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backend: Backend) -> Summary:
-    output = Location.of(config.output.path, config.output.storage_options)
-    plan = plan_input(config.input)
-    ids = plan.ids()
-    plan.check_ids_unique(ids)
-    fingerprint = fingerprint_of(config, backend.identify(config.model))
-    before = open_output(output, fingerprint, overwrite=config.output.overwrite)
-    todo = plan.without(before.ids, ids)
-    summary = read_summary(output) if before.is_complete and not todo.num_rows else None
+    plan, ids = distinct(plan_input(config.input), config.input.duplicates)
+    job = _Job(
+        config=config,
+        backend=backend,
+        output=Location.of(
+            config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds
+        ),
+        plan=plan,
+        ids=ids,
+        fingerprint=fingerprint_of(config, backend.identify(config.model)),
+        on_progress=on_progress,
+        verbose=verbose,
+    )
+    summary = _finished_before(job)
     if summary is not None:
-        logger.info("%s is complete: %d rows", output.shown, summary.rows)
         return summary
-    begin(output, provenance(config, fingerprint, plan.num_rows))
-    done = RunTotals(before=before)
-    if todo.num_rows:
-        work = Work(config=config, backend=backend, output=output, plan=todo, fingerprint=fingerprint.digest)
-        done = _execute(work, before, on_progress, verbose)
-    return finalise(output, ids, done)
+    with Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
+        return _run_alone(job, lease)
 
 
-def _execute(work: Work, before: OutputState, on_progress: OnProgress | None, verbose: bool) -> RunTotals:
-    with connected(work.config.cluster, verbose=verbose), one_clear_line():
-        amend(work.output, {"cluster": shown_resources()})
+def _finished_before(job: _Job) -> Summary | None:
+    """The summary of an output that needs nothing; not a file of it is touched."""
+    if job.config.output.overwrite:
+        return None
+    seen = _look(job)
+    has_work = job.config.output.retry_failed and seen.failed
+    if not seen.is_complete or has_work or job.left(seen.commits).num_rows:
+        return None
+    summary = read_summary(job.output)
+    if summary is not None:
+        logger.info("%s is complete: %d rows", job.output.shown, summary.rows)
+    return summary
+
+
+def _look(job: _Job) -> Standing:
+    with failing_as(OutputError, "read the output", job.output):
+        seen = look(job.output)
+        check_nothing_foreign(job.output)
+    check_fingerprint(job.output, seen.fingerprint, job.fingerprint)
+    foreign = np.count_nonzero(~is_in(ids_of(seen.commits), job.ids))
+    if foreign:
+        raise OutputError(
+            f"{job.output.shown} holds answers to {foreign} rows that are not in the input: "
+            "choose another output, or say overwrite"
+        )
+    return seen
+
+
+def _run_alone(job: _Job, lease: Lease) -> Summary:
+    is_overwritten = job.config.output.overwrite
+    seen = Standing(number=newest(job.output)) if is_overwritten else _look(job)
+    epoch = next_epoch(job.output, seen, job.fingerprint)
+    kept = _kept(job, epoch, seen)
+    work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept))
+    last, done = seen.number, RunTotals(answered_before=seen.answered)
+    if work.plan.num_rows:
+        _begin(job, epoch, kept)
+        last, done = epoch.number, _execute(job, work, kept)
+    expected = Expected(ids=job.ids, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
+    return finalise(job.output, expected, done, lease.confirm)
+
+
+def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
+    """What an earlier run has left and this one does not do again."""
+    if not job.config.output.retry_failed:
+        return seen.commits
+    with failing_as(OutputError, "read the output", job.output):
+        return without_failed(epoch, seen.commits)
+
+
+def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit]) -> None:
+    """From here on the output is this run's; nobody takes it for complete."""
+    with failing_as(OutputError, "write the output", job.output):
+        job.output.at(SUCCESS).delete()
+        open_epoch(epoch, kept, job.fingerprint)
+        if job.config.output.overwrite:
+            clear(job.output, before=epoch.number)
+            check_nothing_foreign(job.output)
+    begin(job.output, provenance(job.config, job.fingerprint, job.plan.num_rows))
+    done = sum(commit.rows for commit in kept)
+    if done:
+        shown = f"{done:,} of {job.plan.num_rows:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
+        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{job.plan.num_rows - done:,}")
+
+
+def _execute(job: _Job, work: Work, kept: Sequence[Commit]) -> RunTotals:
+    with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
+        amend(job.output, {"cluster": shown_resources()})
         started = time.monotonic()
         monitor = start_monitor()
-        with _reporter(monitor, on_progress, len(before.ids), work.plan.num_rows):
+        with _reporter(monitor, job.on_progress, sum(commit.rows for commit in kept), job.plan.num_rows):
             answer_all(replace(work, monitor=monitor))
         seconds = time.monotonic() - started
-        return RunTotals(before=before, totals=read_totals(monitor), wall_seconds=seconds)
+        answered = sum(commit.answered for commit in kept)
+        return RunTotals(answered_before=answered, totals=read_totals(monitor), wall_seconds=seconds)
 
 
 def _reporter(
-    monitor: object, on_progress: OnProgress | None, num_before: int, num_open: int
+    monitor: object, on_progress: OnProgress | None, num_before: int, total: int
 ) -> AbstractContextManager[object]:
     if on_progress is None:
         return nullcontext()
-    return Reporter(monitor=monitor, on_progress=on_progress, before=num_before, total=num_before + num_open)
+    return Reporter(monitor=monitor, on_progress=on_progress, before=num_before, total=total)
 
 
 def _how_to_go_on(config: JobConfig) -> str:
-    same = "the same command without overwrite" if config.output.overwrite else "the same command"
-    return f"interrupted; what is committed stays: run {same} again to go on where it stopped"
+    once = {"overwrite": config.output.overwrite, "retry-failed": config.output.retry_failed}
+    without = "".join(f" without {flag}" for flag, is_set in once.items() if is_set)
+    return f"interrupted; what is committed stays: run the same command{without} again to go on where it stopped"

@@ -2,40 +2,39 @@
 
 A part without a marker is invisible. A marker's name is a hash of the ids it covers, and it is created only
 if it is not there yet: of several attempts at the same rows one wins, whatever dies or is repeated when.
-Knows no engine and no input.
+Nothing is renamed and nothing of others deleted on the way. All it needs of a store is a create that fails if
+the file exists: S3 by `If-None-Match: *`, Google Cloud Storage by generation match 0 (gcsfs: mode "create"),
+local and NFS by a hard link. Knows no engine and no input.
 """
 
-import hashlib
-import io
-import json
 import time
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from ray.data.block import Block
 from ray.data.datasource import Datasink
 
-from star_batch.errors import OutputError
-from star_batch.pipeline.output import ANSWERS, COMMITS, Commit
+from star_batch.errors import LeaseLost, OutputError
+from star_batch.pipeline.epochs import Epoch
+from star_batch.pipeline.faults import crash_at
+from star_batch.pipeline.output import Commit
+from star_batch.pipeline.parts import hash_ids, prepare_part, to_parquet
 from star_batch.pipeline.storage import Location, failing_as
 
 
 class AnswersSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
     """Commits each block that Ray hands to a write task."""
 
-    def __init__(self, output: Location, schema: pa.Schema, fingerprint: str) -> None:
-        self._output = output
+    def __init__(self, epoch: Epoch, schema: pa.Schema) -> None:
+        self._epoch = epoch
         self._schema = schema
-        self._fingerprint = fingerprint
 
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
         tables = [_conform(block, self._schema) for block in blocks]
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
         if table.num_rows:
-            commit_rows(self._output, table, self._fingerprint)
+            commit_rows(self._epoch, table)
 
 
 def _conform(block: Block, schema: pa.Schema) -> pa.Table:
@@ -43,30 +42,36 @@ def _conform(block: Block, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema) if table.num_rows else schema.empty_table()
 
 
-def commit_rows(output: Location, table: pa.Table, fingerprint: str) -> bool:
+def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
     """Make rows visible, all or none; False when another attempt at the same rows had won.
 
     Raises:
+        LeaseLost: the epoch is over; nothing of this became visible.
         OutputError: the output cannot be written to.
     """
     started = time.perf_counter()
-    ids = table["id"].to_pylist()
-    name, attempt = _hash_ids(ids, fingerprint), uuid.uuid4().hex
-    part = f"{ANSWERS}/{name}-{attempt}.parquet"
-    with failing_as(OutputError, "write the output", output):
-        output.at(part).write_bytes(_to_parquet(table))
-        failed = pc.sum(table["error"].is_valid()).as_py() or 0
-        commit = Commit(
-            file=part,
-            attempt=attempt,
-            fingerprint=fingerprint,
-            rows=len(ids),
-            answered=len(ids) - failed,
-            failed=failed,
-            ids=tuple(ids),
-            seconds=time.perf_counter() - started,
-        )
-        return _create_marker(output.at(COMMITS, f"{name}.json"), commit)
+    commit = prepare_part(epoch, table)
+    part = epoch.output.at(commit.file)
+    with failing_as(OutputError, "write the output", epoch.output):
+        _check_open(epoch)
+        crash_at("before part")
+        part.write_bytes(to_parquet(table))
+        crash_at("after part")
+        try:
+            _check_open(epoch)
+        except LeaseLost:
+            # Whoever finished the output has tidied up already, and readers may be reading.
+            part.delete()
+            raise
+        marked = replace(commit, seconds=time.perf_counter() - started)
+        has_won = _create_marker(epoch.marker(hash_ids(table["id"].to_pylist())), marked)
+        crash_at("after marker")
+        return has_won
+
+
+def _check_open(epoch: Epoch) -> None:
+    if epoch.is_over():
+        raise LeaseLost(f"{epoch.output.shown}: another run has taken over; this one wrote nothing since")
 
 
 def _create_marker(marker: Location, commit: Commit) -> bool:
@@ -76,14 +81,3 @@ def _create_marker(marker: Location, commit: Commit) -> bool:
         # A rival's, or our own: a first try may have succeeded and its reply been lost.
         return Commit.from_json(marker.read_bytes()).attempt == commit.attempt
     return True
-
-
-def _hash_ids(ids: Sequence[str], fingerprint: str) -> str:
-    # As JSON, so that no id can run into the next.
-    return hashlib.sha256(json.dumps([fingerprint, *sorted(ids)]).encode()).hexdigest()[:32]
-
-
-def _to_parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

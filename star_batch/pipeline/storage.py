@@ -6,54 +6,128 @@ Knows no Ray and no schema, and never shows the value of an option.
 
 import contextlib
 import errno
+import functools
+import io
+import logging
 import os
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import fsspec
 import tenacity
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from aiohttp import ClientError as AiohttpError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+)
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 
+from star_batch.config import RETRY_SECONDS
 from star_batch.errors import ConfigError, StarBatchError
+from star_batch.pipeline.locks import locked
 from star_batch.pipeline.redaction import has_userinfo, redacted
 
-STORAGE_ERRORS = (OSError, BotoCoreError, ClientError)
+STORAGE_ERRORS = (OSError, BotoCoreError, ClientError, AiohttpError, IncompleteRead)
 """What a file system raises."""
 
-_TRANSIENT = (ConnectionError, TimeoutError, HTTPClientError, BotoConnectionError)
-# How s3fs spells 500, 503 and their like.
-_TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EAGAIN, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)})
+_TRANSIENT = (
+    ConnectionError,
+    TimeoutError,
+    HTTPClientError,
+    BotoConnectionError,
+    ResponseParserError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    AiohttpError,
+    IncompleteRead,
+)
+_TRANSIENT_ERRNO = frozenset(
+    {
+        *(errno.EBUSY, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT),
+        # How s3fs spells 500, 503 and their like.
+        *(errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)),
+    }
+)
+# 409 is what a conditional write gets that meets another.
+_TRANSIENT_STATUS = frozenset({408, 409, 429, *range(500, 600)})
+_TRANSIENT_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "BadDigest", "IncompleteBody"})
+# FAT, some FUSE mounts and some network shares.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_LONGEST_WAIT = 20.0
+_TOLD_ATTEMPT = 4
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help."""
+    reply = error if isinstance(error, ClientError) else error.__cause__
+    if isinstance(reply, ClientError):
+        # Judged by what the server said: s3fs calls every code that it does not know an I/O error.
+        status = reply.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in _TRANSIENT_STATUS or _code(reply) in _TRANSIENT_CODES
     return isinstance(error, _TRANSIENT) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO)
 
 
-_retried = tenacity.retry(
-    retry=tenacity.retry_if_exception(is_transient),
-    wait=tenacity.wait_random_exponential(multiplier=0.2, max=10.0),
-    stop=tenacity.stop_after_attempt(6),
-    reraise=True,
-)
+def _retrying(place: "Location") -> tenacity.Retrying:
+    """Patient for as long as the place says; waits grow, and differ between workers."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT),
+        stop=tenacity.stop_after_delay(place.retry_seconds),
+        before_sleep=functools.partial(_tell, place),
+        # Looked up at each call, as the clock is.
+        sleep=lambda seconds: time.sleep(seconds),
+        reraise=True,
+    )
+
+
+def _tell(place: "Location", state: tenacity.RetryCallState) -> None:
+    """A person who waits should know what for; a hiccup is not worth a word."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if state.attempt_number == _TOLD_ATTEMPT and error is not None:
+        why = explain(error, place.options)
+        logger.warning("%s: %s; trying again for up to %.0f seconds", place.shown, why, place.retry_seconds)
+
+
+def _retried(method: Callable[Concatenate["Location", P], T]) -> Callable[Concatenate["Location", P], T]:
+    @functools.wraps(method)
+    def patiently(self: "Location", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _retrying(self)(method, self, *args, **kwargs)
+
+    return patiently
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """A file or a folder: a local path, `s3://`, `gs://`; `options` are fsspec's for that file system.
 
+    Passing trouble (a server that is busy, connections that break) is tried again for `retry_seconds`; what
+    will not pass (access denied, a full disk) is raised at once.
     Make one with `Location.of`. Its methods raise what the file system raises: see `failing_as`.
     """
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    retry_seconds: float = RETRY_SECONDS
 
     @classmethod
-    def of(cls, url: str, options: Mapping[str, Any] | None = None) -> "Location":
+    def of(
+        cls, url: str, options: Mapping[str, Any] | None = None, *, retry_seconds: float = RETRY_SECONDS
+    ) -> "Location":
         """A location that means the same in every process, whatever its folder and its environment.
 
         Raises:
@@ -63,7 +137,7 @@ class Location:
             raise ConfigError(f"{redacted(url)}: credentials do not belong into a URL: use the storage options")
         scheme = scheme_of(url)
         url = _absolute(url) if scheme == "file" else url.rstrip("/")
-        location = cls(url, _with_defaults(scheme, options or {}))
+        location = cls(url, _with_defaults(scheme, options or {}), retry_seconds)
         location._check_scheme()
         return location
 
@@ -96,14 +170,17 @@ class Location:
     def at(self, *names: str) -> "Location":
         """A file or a folder below."""
         folder = self.url if self.url.endswith("/") else f"{self.url}/"
-        return Location(folder + "/".join(names), self.options)
+        return replace(self, url=folder + "/".join(names))
 
+    @_retried
     def exists(self) -> bool:
         return bool(self.fs.exists(self.path))
 
+    @_retried
     def is_folder(self) -> bool:
         return bool(self.fs.isdir(self.path))
 
+    @_retried
     def files(self) -> list[str]:
         """Names of all files below, relative, sorted; none when there is no such folder."""
         prefix = self.path.rstrip("/") + "/"
@@ -112,10 +189,20 @@ class Location:
         except FileNotFoundError:
             return []
 
+    @_retried
     def delete(self) -> None:
         """Delete a file; one that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path)
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Something else that is done with the file system."""
+        return _retrying(self)(work)
+
+    def open_file(self, path: str) -> Any:
+        """A file of the same file system, under that system's own name for it, to read and seek in."""
+        file = self.patiently(lambda: self.fs.open(path, "rb"))
+        return file if self.is_local else _PatientFile(file, self)
 
     @_retried
     def read_bytes(self) -> bytes:
@@ -141,8 +228,21 @@ class Location:
             self._create_remotely(data)
             return
         with self._draft(data) as draft:
-            # A hard link appears with its whole content or not at all, where O_EXCL would show an empty file.
-            os.link(draft, self.path)
+            try:
+                # A hard link appears with its whole content or not at all, where O_EXCL would show an empty file.
+                os.link(draft, self.path)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._create_under_lock(draft)
+
+    def _create_under_lock(self, draft: Path) -> None:
+        """For mounts without hard links: exclusive among those who come through here."""
+        target = Path(self.path)
+        with locked(target.with_name(".lock")):
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "exists already", self.path)
+            draft.replace(target)
 
     def _create_remotely(self, data: bytes) -> None:
         try:
@@ -163,6 +263,39 @@ class Location:
             yield draft
         finally:
             draft.unlink(missing_ok=True)
+
+
+class _PatientFile(io.RawIOBase):
+    """A remote file whose reads are tried again, each by itself: what was read before is not read twice."""
+
+    def __init__(self, file: Any, place: Location) -> None:
+        self._file = file
+        self._place = place
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        start = self.tell()
+
+        def again() -> bytes:
+            self.seek(start)
+            return bytes(self._file.read(size))
+
+        return self._place.patiently(again)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _code(error: BaseException | None) -> str | None:

@@ -1,11 +1,12 @@
 """An engine and a preprocessor of plain numpy, so that the pipeline is tested without a model."""
 
+import ctypes
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -22,16 +23,50 @@ from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Record
 
 SIDE = 8
+DEADLY_SIZE = (13, 13)
+"""An image of this size kills the process that prepares it."""
 EXPLODE = "explode while there is "
 """A prompt that begins with this and ends with a path makes the engine fail as long as there is a file."""
 DIE = "die unless there is "
 """A prompt that begins with this and ends with a path kills the engine's process once, and leaves a file there."""
+POISON = "poison: "
+"""A prompt that begins with this, then names one of `DEATHS` and a path, always kills; the path counts the deaths."""
+
+
+def _hang() -> None:
+    time.sleep(3600.0)
+
+
+def _read_nothing() -> None:
+    ctypes.string_at(0)
+
+
+def _lose_the_device() -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+
+DEATHS: Mapping[str, Callable[[], None]] = {
+    "exit": lambda: os._exit(1),
+    "segfault": _read_nothing,
+    "out-of-memory": lambda: os.kill(os.getpid(), signal.SIGKILL),  # as the kernel does it
+    "hang": _hang,
+    "device": _lose_the_device,
+}
+
+
+def die(order: str) -> None:
+    kind, path = order.split(" ", 1)
+    with open(path, "ab", buffering=0) as log:
+        log.write(b".")
+    DEATHS[kind]()
 
 
 class FakePreprocessor:
     """Every image becomes `SIDE` x `SIDE` pixels."""
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        if image.size == DEADLY_SIZE:
+            _read_nothing()
         return np.asarray(image.resize((SIDE, SIDE)), dtype=np.uint8)
 
 
@@ -85,6 +120,8 @@ def answer(record: Record) -> Answer:
     if record.prompt.startswith(DIE) and not os.path.exists(tombstone := record.prompt.removeprefix(DIE)):
         open(tombstone, "x").close()
         os.kill(os.getpid(), signal.SIGKILL)
+    if record.prompt.startswith(POISON):
+        die(record.prompt.removeprefix(POISON))
     text = record.choices[0] if record.choices else f"{record.prompt} {int(record.image.mean())}"
     return Answer(
         id=record.id,

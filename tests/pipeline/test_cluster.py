@@ -67,13 +67,16 @@ def commits(target: Path) -> set[str]:
 
 
 @pytest.mark.ray
-def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(tmp_path: Path, fake_ray: None) -> None:
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(
+    tmp_path: Path, fake_ray: None, signal_sent: signal.Signals
+) -> None:
     source, target = write(tmp_path / "in.parquet", rows(200)), tmp_path / "out"
     process = start(source, target, SCRIPT)
     deadline = time.monotonic() + 90
     while len(commits(target)) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal_sent)
     printed, complained = process.communicate(timeout=60)
     assert printed.splitlines() == [
         "interrupted; what is committed stays: run the same command again to go on where it stopped"

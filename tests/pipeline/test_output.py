@@ -3,16 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from star_batch.errors import OutputError
+from star_batch.errors import LeaseLost, OutputError
+from star_batch.pipeline.digests import digest_ids
+from star_batch.pipeline.epochs import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.output import OutputState, amend, begin, clear, open_output
+from star_batch.pipeline.output import amend, begin, clear
+from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from tests.pipeline.samples import job
-from tests.pipeline.test_sink import answers
-
-HERE = Fingerprint({"pruning.keep": 0.5, "model.dtype": "auto"})
+from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 
 @pytest.fixture
@@ -20,90 +21,111 @@ def output(tmp_path: Path) -> Location:
     return Location.of(str(tmp_path / "out"))
 
 
-def start(output: Location, fingerprint: Fingerprint = HERE) -> None:
-    begin(output, {"fingerprint": {"parts": dict(fingerprint.parts)}})
-
-
 def test_an_output_that_is_not_there_is_empty(output: Location) -> None:
-    assert open_output(output, HERE, overwrite=False) == OutputState()
+    assert look(output) == Standing()
     assert output.files() == []
 
 
 def test_what_is_committed_is_found_again(output: Location) -> None:
-    start(output)
-    commit_rows(output, answers("a", "b"), HERE.digest)
-    commit_rows(output, answers("c"), HERE.digest)
-    found = open_output(output, HERE, overwrite=False)
-    assert sorted(found.ids.to_pylist()) == ["a", "b", "c"]
+    epoch = opened(output)
+    commit_rows(epoch, answers("a", "b", failed=1))
+    commit_rows(epoch, answers("c"))
+    later = opened(output)
+    commit_rows(later, answers("d"))
+    found = look(output)
+    assert sorted(ids_of(found.commits).tolist()) == sorted(digest_ids([id])[:16] for id in "abcd")
+    assert (found.rows, found.answered, found.failed) == (4, 3, 1)
+    assert [commit.rows for commit in found.recent] == [1]
     assert not found.is_complete
-    output.at("_SUCCESS").write_bytes(b"")
-    assert open_output(output, HERE, overwrite=False).is_complete
-    start(output)
-    assert not open_output(output, HERE, overwrite=False).is_complete
+    output.at("_SUCCESS").write_bytes(epoch.name.encode())
+    assert not look(output).is_complete  # of an earlier epoch
+    output.at("_SUCCESS").write_bytes(later.name.encode())
+    assert look(output).is_complete
+
+
+def test_two_cannot_open_one_epoch(output: Location) -> None:
+    seen = look(output)
+    one, other = (next_epoch(output, seen, FINGERPRINT) for _ in range(2))
+    open_epoch(one, (), FINGERPRINT)
+    open_epoch(one, (), FINGERPRINT)  # as after a lost reply
+    with pytest.raises(LeaseLost, match="another run has taken over"):
+        open_epoch(other, (), FINGERPRINT)
+
+
+def test_rows_that_failed_can_be_left_out(output: Location) -> None:
+    commit_rows(opened(output), answers("a", "b", "c", failed=2))
+    commit_rows(opened(output), answers("d", failed=1))
+    commit_rows(opened(output), answers("e"))
+    seen = look(output)
+    epoch = next_epoch(output, seen, FINGERPRINT)
+    open_epoch(epoch, without_failed(epoch, seen.commits), FINGERPRINT)
+    found = look(output)
+    assert (found.rows, found.answered, found.failed) == (2, 2, 0)
+    assert ids_of(found.commits).tobytes() == digest_ids(["c", "e"])
 
 
 def test_another_job_is_refused_and_told_the_difference(output: Location) -> None:
-    start(output)
+    opened(output)
     other = Fingerprint({"pruning.keep": 0.25, "model.dtype": "auto"})
     with pytest.raises(OutputError) as caught:
-        open_output(output, other, overwrite=False)
+        check_fingerprint(output, look(output).fingerprint, other)
     assert str(caught.value) == (
         f"{output.url} holds answers of another job (pruning.keep: 0.5 there, 0.25 here): "
         "choose another output, or say overwrite"
     )
 
 
-def test_answers_without_a_record_of_their_run_are_refused(output: Location) -> None:
-    commit_rows(output, answers("a"), "f")
-    with pytest.raises(OutputError, match=r"holds answers but no _run\.json"):
-        open_output(output, HERE, overwrite=False)
+def test_answers_without_a_record_are_refused(output: Location) -> None:
+    commit_rows(opened(output), answers("a"))
+    output.at("_epochs", "00000001.parquet").delete()
+    with pytest.raises(OutputError, match=r"holds answers but no _epochs"):
+        look(output)
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b"not json"])
-def test_a_foreign_record_is_refused(output: Location, content: bytes) -> None:
-    output.at("_run.json").write_bytes(content)
-    with pytest.raises(OutputError, match="is not a record of a run of this tool"):
-        open_output(output, HERE, overwrite=False)
+@pytest.mark.parametrize("name", ["_commits/{}-x.json", "_epochs/00000002.parquet"])
+def test_what_is_damaged_is_named(output: Location, name: str) -> None:
+    place = name.format(opened(output).name)
+    output.at(place).write_bytes(b"{")
+    with pytest.raises(OutputError, match=f"{place} is damaged"):
+        look(output)
 
 
-def test_a_damaged_marker_is_named(output: Location) -> None:
-    start(output)
-    output.at("_commits", "x.json").write_bytes(b"{")
-    with pytest.raises(OutputError, match=r"x\.json is damaged"):
-        open_output(output, HERE, overwrite=False)
-
-
-def test_overwrite_deletes_own_files_only(output: Location) -> None:
-    start(output)
-    commit_rows(output, answers("a"), "f")
+def test_clearing_deletes_own_files_of_earlier_epochs_only(output: Location) -> None:
+    commit_rows(opened(output), answers("a"))
+    later = next_epoch(output, look(output), FINGERPRINT)
+    open_epoch(later, (), FINGERPRINT)
+    before = set(output.files())
+    commit_rows(later, answers("b"))
+    kept = set(output.files()) - before | {"_epochs/00000002.parquet"}
     own = ["_SUCCESS", "report.html", "_metrics/summary.json", "answers/.draft.parquet.abc"]
     foreign = ["notes.txt", "answers/notes.txt", "mine/x.parquet"]
     for name in own + foreign:
         output.at(*name.split("/")).write_bytes(b"x")
-    assert open_output(output, Fingerprint({}), overwrite=True) == OutputState()
-    assert output.files() == sorted(foreign)
+    clear(output, before=later.number)
+    assert set(output.files()) == kept | set(foreign)
+    assert look(output).rows == 1
 
 
 def test_clearing_nothing_is_fine(output: Location) -> None:
-    clear(output)
+    clear(output, before=1)
 
 
 def test_an_unwritable_output_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write the output: Not a directory"):
-        start(Location.of(str(tmp_path / "file" / "out")))
+        begin(Location.of(str(tmp_path / "file" / "out")), {})
 
 
 def test_the_record_of_a_run_holds_no_credential(output: Location) -> None:
     secret = "hunter2hunter2"
     options = {"key": secret, "client_kwargs": {"endpoint_url": f"http://me:{secret}@h"}}
     config = job("in", "out", input={"storage_options": options}, output={"storage_options": options})
-    begin(output, provenance(config, HERE, 3))
+    begin(output, provenance(config, FINGERPRINT, 3))
     amend(output, {"cluster": {"CPU": 4.0}})
     text = output.at("_run.json").read_bytes().decode()
     assert secret not in text
     record = json.loads(text)
     assert record["config"]["input"]["path"] == "in"
-    assert record["fingerprint"]["digest"] == HERE.digest
+    assert record["fingerprint"]["digest"] == FINGERPRINT.digest
     assert record["cluster"] == {"CPU": 4.0}
     assert set(record["versions"]) >= {"star_batch", "ray", "torch"}

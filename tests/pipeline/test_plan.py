@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_batch.errors import ConfigError, InputError
-from star_batch.pipeline.plan import ID_COLUMN, InputPlan, plan_input, read_rows
+from star_batch.pipeline.digests import digest_ids, is_in, joined
+from star_batch.pipeline.plan import ID_COLUMN, InputPlan, distinct, plan_input, read_rows
 from tests.pipeline.samples import SCHEMA, input_config, rows, write
 
 
@@ -86,12 +87,12 @@ def test_done_rows_are_left_out(folder: Path) -> None:
     plan = plan_input(input_config(folder))
     ids = plan.ids().to_pylist()
     done = ids[:10] + ids[11:13] + ids[25:]
-    todo = plan.without(pa.array(done), plan.ids())
+    todo = plan.only(~is_in(plan.digests(), joined([digest_ids(done)])))
     assert read(todo, rows_per_table=4)[ID_COLUMN].to_pylist() == [id for id in ids if id not in done]
     assert todo.num_rows == 32 - len(done)
     assert todo.ids().to_pylist() == [id for id in ids if id not in done]
     assert {group.index for group in todo.row_groups} == {1, 2}
-    again = todo.without(pa.array([ids[10], ids[14]]), todo.ids())
+    again = todo.only(~is_in(todo.digests(), joined([digest_ids([ids[10], ids[14]])])))
     assert read(again)[ID_COLUMN].to_pylist() == [ids[13], *ids[15:25]]
 
 
@@ -105,12 +106,21 @@ def test_given_ids_become_text_and_a_null_gets_a_derived_one(tmp_path: Path) -> 
 
 def test_ids_that_stand_twice_are_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", rows(5))
-    write(tmp_path / "b.parquet", rows(5, first=3))
-    plan = plan_input(input_config(tmp_path, id_column="id"))
+    write(tmp_path / "b.parquet", [*rows(5, first=3), *rows(1, first=3)])
     with pytest.raises(InputError, match="'id': 2 ids stand in several rows: 'row-0003', 'row-0004'"):
-        plan.check_ids_unique(plan.ids())
+        distinct(plan_input(input_config(tmp_path, id_column="id")), "refuse")
     derived = plan_input(input_config(tmp_path))
-    derived.check_ids_unique(derived.ids())
+    assert distinct(derived, "refuse")[0] == derived
+
+
+def test_of_ids_that_stand_twice_the_first_may_be_taken(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", rows(5), row_group_size=2)
+    write(tmp_path / "b.parquet", [{**row, "question": "second"} for row in rows(5, first=3)])
+    plan, digests = distinct(plan_input(input_config(tmp_path, id_column="id")), "first")
+    table = read(plan)
+    assert table[ID_COLUMN].to_pylist() == [f"row-{n:04d}" for n in range(8)]
+    assert table["question"].to_pylist() == [f"question {n}" for n in range(5)] + ["second"] * 3
+    assert digests.tobytes() == digest_ids(table[ID_COLUMN].to_pylist())
 
 
 def test_a_missing_column_is_named_with_what_is_there(folder: Path) -> None:

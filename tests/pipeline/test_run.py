@@ -100,7 +100,16 @@ def test_what_lies_in_a_finished_output(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", [*rows(40), {"id": "bad", "image": None, "question": "q"}])
     summary = run(job(tmp_path / "in.parquet", tmp_path / "out", input={"keep_columns": ["image"]}), backend=FAKE)
     output = tmp_path / "out"
-    assert sorted(p.name for p in output.iterdir()) == ["_SUCCESS", "_commits", "_metrics", "_run.json", "answers"]
+    assert sorted(p.name for p in output.iterdir()) == [
+        "_SUCCESS",
+        "_commits",
+        "_epochs",
+        "_lease.json",
+        "_lease.lock",
+        "_metrics",
+        "_run.json",
+        "answers",
+    ]
     parts = sorted((output / "answers").iterdir())
     assert len(parts) == len(list((output / "_commits").iterdir())) >= 2
     schema = pa.schema([*ANSWER_SCHEMA, pa.field("image", pa.large_binary())])

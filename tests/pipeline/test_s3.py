@@ -4,10 +4,7 @@ import io
 import json
 import logging
 import os
-import random
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,17 @@ import pytest
 
 from star_batch.errors import InputError, OutputError
 from star_batch.pipeline import run
-from star_batch.pipeline.output import begin, load_commits
+from star_batch.pipeline.digests import digest_ids
+from star_batch.pipeline.epochs import ids_of, look
+from star_batch.pipeline.output import begin
 from star_batch.pipeline.plan import plan_input, read_rows
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from tests.conftest import BUCKET, S3_KEY, S3_SECRET
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import input_config, job, png, rows
-from tests.pipeline.test_sink import answers
+from tests.pipeline.test_sink import answers, opened
+from tests.pipeline.unreliable import unreliable_s3
 
 GIVEN_KEY = "GIVENKEYBBBBBBBBBBBB"
 GIVEN_SECRET = "given-secret-fedcba9876543210"
@@ -60,10 +60,11 @@ def test_create_is_conditional(s3_endpoint: str) -> None:
 def test_commits(s3_endpoint: str) -> None:
     output = Location.of(f"s3://{BUCKET}/out", options(s3_endpoint))
     assert output.files() == []
-    assert load_commits(output) == ()
-    assert commit_rows(output, answers("a", "b"), "f")
-    assert not commit_rows(output, answers("a", "b"), "f")
-    assert [commit.ids for commit in load_commits(output)] == [("a", "b")]
+    epoch = opened(output)
+    assert look(output).commits == ()
+    assert commit_rows(epoch, answers("a", "b"))
+    assert not commit_rows(epoch, answers("a", "b"))
+    assert [commit.ids for commit in look(output).commits] == [digest_ids(["a", "b"])]
 
 
 def test_what_is_there_and_what_is_not(s3_endpoint: str) -> None:
@@ -98,7 +99,9 @@ def test_a_bucket_that_is_not_there_cannot_be_written_to(s3_endpoint: str) -> No
 @pytest.mark.parametrize("user", ["", "me:pass99word@"])
 def test_a_server_that_is_not_there(user: str) -> None:
     with pytest.raises(InputError) as caught:
-        plan_input(input_config("s3://bucket/in", storage_options=options(f"http://{user}127.0.0.1:9")))
+        plan_input(
+            input_config("s3://bucket/in", storage_options=options(f"http://{user}127.0.0.1:9"), retry_seconds=0)
+        )
     assert "s3://bucket/in: cannot read the input: " in str(caught.value)
     assert "pass99word" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -135,7 +138,7 @@ def test_a_job_from_s3_to_s3(
     assert summary.failed_by_type == {"image_fetch_failed": 1}
     output = Location.of(f"s3://{BUCKET}/out", options(s3_endpoint))
     table = pa.concat_tables(
-        pq.read_table(io.BytesIO(output.at(commit.file).read_bytes())) for commit in load_commits(output)
+        pq.read_table(io.BytesIO(output.at(commit.file).read_bytes())) for commit in look(output).commits
     ).sort_by("id")
     assert table["answer"].to_pylist()[:2] == ["question 0 0", "question 1 1"]
     [error] = [error for error in table["error"].to_pylist() if error is not None]
@@ -152,52 +155,15 @@ def test_a_job_from_s3_to_s3(
     assert leaks == []
 
 
-@dataclass
-class Unreliable:
-    """An S3 server that is busy now and then, and now and then does the work but loses its reply."""
-
-    app: Any
-    dice: random.Random
-    busy: float = 0.1
-    lost: float = 0.1
-    num_lost: int = 0
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        roll = self.dice.random()
-        if roll < self.busy:
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            return self._say_busy(start_response)
-        if environ["REQUEST_METHOD"] == "PUT" and roll < self.busy + self.lost:
-            self.num_lost += 1
-            b"".join(self.app(environ, lambda status, headers, error=None: None))
-            return self._say_busy(start_response)
-        return self.app(environ, start_response)
-
-    def _say_busy(self, start_response: Any) -> list[bytes]:
-        body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
-        start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-        return [body]
-
-
 @pytest.mark.faults
 def test_every_row_is_committed_once_on_a_server_that_loses_requests_and_replies(aws_environment: None) -> None:
-    import boto3
-    from botocore.config import Config
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    app = Unreliable(DomainDispatcherApplication(create_backend_app), random.Random(5))
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.port}"
-    patient = Config(retries={"max_attempts": 15, "mode": "standard"})
-    boto3.client("s3", endpoint_url=endpoint, config=patient).create_bucket(Bucket="unreliable")
-    output = Location.of("s3://unreliable/out", options(endpoint))
-    with ThreadPoolExecutor(8) as threads:
-        tables = [answers(f"{n}-a", f"{n}-b") for n in range(60)]
-        won = list(threads.map(lambda table: commit_rows(output, table, "f"), tables * 2))
-    commits = load_commits(output)
-    server.shutdown()
-    assert app.num_lost > 0
-    assert sum(won) == len(commits) == 60
-    assert len({id for commit in commits for id in commit.ids}) == 120
+    with unreliable_s3("unreliable", seed=5) as (endpoint, app):
+        output = Location.of("s3://unreliable/out", options(endpoint))
+        epoch = opened(output)
+        with ThreadPoolExecutor(8) as threads:
+            tables = [answers(f"{n}-a", f"{n}-b") for n in range(40)]
+            won = list(threads.map(lambda table: commit_rows(epoch, table), tables * 2))
+        commits = look(output).commits
+        assert app.num_lost > 0
+    assert sum(won) == len(commits) == 40
+    assert len(set(ids_of(commits).tolist())) == 80

@@ -4,8 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.errors import OutputError
-from star_batch.pipeline.output import load_commits
+from star_batch.errors import LeaseLost, OutputError
+from star_batch.pipeline.digests import digest_ids
+from star_batch.pipeline.epochs import Epoch, Standing, look, next_epoch, open_epoch
+from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.sink import AnswersSink, commit_rows
 from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
@@ -17,31 +19,47 @@ def answers(*ids: str, failed: int = 0) -> pa.Table:
     return to_table(made, model="m", fingerprint="f")
 
 
+FINGERPRINT = Fingerprint({"pruning.keep": 0.5, "model.dtype": "auto"})
+
+
+def opened(output: Location, fingerprint: Fingerprint = FINGERPRINT) -> Epoch:
+    """A new epoch in which everything that counted goes on to count."""
+    seen = look(output)
+    epoch = next_epoch(output, seen, fingerprint)
+    open_epoch(epoch, seen.commits, fingerprint)
+    return epoch
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Location:
     return Location.of(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def epoch(output: Location) -> Epoch:
+    return opened(output)
 
 
 def parts(output: Location) -> list[str]:
     return output.at("answers").files()
 
 
-def test_a_commit_is_a_part_and_a_marker(output: Location) -> None:
-    assert commit_rows(output, answers("a", "b", "c", failed=1), "f")
-    [commit] = load_commits(output)
-    assert (commit.rows, commit.answered, commit.failed, commit.ids) == (3, 2, 1, ("a", "b", "c"))
-    assert commit.fingerprint == "f"
+def test_a_commit_is_a_part_and_a_marker(output: Location, epoch: Epoch) -> None:
+    assert commit_rows(epoch, answers("a", "b", "c", failed=1))
+    [commit] = look(output).commits
+    assert (commit.rows, commit.answered, commit.failed) == (3, 2, 1)
+    assert (commit.ids, commit.fingerprint) == (digest_ids(["a", "b", "c"]), FINGERPRINT.digest)
     assert pq.read_table(output.at(commit.file).path).equals(answers("a", "b", "c", failed=1))
 
 
-def test_of_two_attempts_one_wins_and_the_other_is_an_orphan(output: Location) -> None:
-    assert commit_rows(output, answers("a", "b"), "f")
-    assert not commit_rows(output, answers("b", "a"), "f")
-    assert len(load_commits(output)) == 1
+def test_of_two_attempts_one_wins_and_the_other_is_an_orphan(output: Location, epoch: Epoch) -> None:
+    assert commit_rows(epoch, answers("a", "b"))
+    assert not commit_rows(epoch, answers("b", "a"))
+    assert len(look(output).commits) == 1
     assert len(parts(output)) == 2
 
 
-def test_a_lost_reply_is_understood(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_reply_is_understood(output: Location, epoch: Epoch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The marker was created, the reply was lost, the client tried again and was told that it is there."""
     create = Location.create
 
@@ -50,42 +68,85 @@ def test_a_lost_reply_is_understood(output: Location, monkeypatch: pytest.Monkey
         create(self, data)
 
     monkeypatch.setattr(Location, "create", create_twice)
-    assert commit_rows(output, answers("a"), "f")
-    assert len(load_commits(output)) == 1
+    assert commit_rows(epoch, answers("a"))
+    assert len(look(output).commits) == 1
 
 
-def test_ids_cannot_run_into_each_other(output: Location) -> None:
-    assert commit_rows(output, answers("a\nb"), "f")
-    assert commit_rows(output, answers("a", "b"), "f")
-    assert len(load_commits(output)) == 2
+def test_ids_cannot_run_into_each_other(output: Location, epoch: Epoch) -> None:
+    assert commit_rows(epoch, answers("a\nb"))
+    assert commit_rows(epoch, answers("a", "b"))
+    assert len(look(output).commits) == 2
 
 
-def test_a_death_before_the_marker_leaves_nothing_visible(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_death_before_the_marker_leaves_nothing_visible(
+    output: Location, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(self: Location, data: bytes) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Location, "create", die)
     with pytest.raises(KeyboardInterrupt):
-        commit_rows(output, answers("a"), "f")
-    assert load_commits(output) == ()
+        commit_rows(epoch, answers("a"))
+    assert look(output).commits == ()
     assert len(parts(output)) == 1
 
 
-def test_a_write_task_makes_one_part_of_the_fixed_schema(output: Location) -> None:
+def test_a_write_task_makes_one_part_of_the_fixed_schema(output: Location, epoch: Epoch) -> None:
     schema = pa.schema([*ANSWER_SCHEMA, pa.field("kept", pa.large_string())])
     blocks = [t.append_column("kept", pa.array([None])) for t in (answers("a"), answers("b", failed=1))]
-    AnswersSink(output, schema, "f").write(iter([*blocks, schema.empty_table()]), None)
+    AnswersSink(epoch, schema).write(iter([*blocks, schema.empty_table()]), None)
     [part] = parts(output)
     assert pq.read_schema(output.at("answers", part).path).equals(schema)
 
 
-def test_no_rows_make_no_part(output: Location) -> None:
-    AnswersSink(output, ANSWER_SCHEMA, "f").write(iter([ANSWER_SCHEMA.empty_table()]), None)
-    AnswersSink(output, ANSWER_SCHEMA, "f").write(iter([]), None)
-    assert output.files() == []
+def test_no_rows_make_no_part(output: Location, epoch: Epoch) -> None:
+    AnswersSink(epoch, ANSWER_SCHEMA).write(iter([ANSWER_SCHEMA.empty_table()]), None)
+    AnswersSink(epoch, ANSWER_SCHEMA).write(iter([]), None)
+    assert parts(output) == []
 
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="cannot write the output: Not a directory"):
-        commit_rows(Location.of(str(tmp_path / "out")), answers("a"), "f")
+        commit_rows(next_epoch(Location.of(str(tmp_path / "out")), Standing(), FINGERPRINT), answers("a"))
+
+
+def test_nothing_of_an_epoch_that_is_over_becomes_visible(output: Location, epoch: Epoch) -> None:
+    """A process of a run that everybody takes for dead was only slow."""
+    commit_rows(epoch, answers("a"))
+    later = opened(output)
+    with pytest.raises(LeaseLost, match="another run has taken over"):
+        commit_rows(epoch, answers("b"))
+    commit_rows(later, answers("b"))
+    assert [commit.rows for commit in look(output).commits] == [1, 1]
+    assert len(parts(output)) == 2
+
+
+def test_a_part_that_arrives_after_the_end_is_taken_back(
+    output: Location, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Location.write_bytes
+
+    def write_late(self: Location, data: bytes) -> None:
+        opened(output)
+        write(self, data)
+
+    monkeypatch.setattr(Location, "write_bytes", write_late)
+    with pytest.raises(LeaseLost):
+        commit_rows(epoch, answers("a"))
+    assert parts(output) == []
+
+
+def test_a_marker_that_arrives_after_the_end_is_read_by_nobody(
+    output: Location, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Location.create
+
+    def create_late(self: Location, data: bytes) -> None:
+        monkeypatch.setattr(Location, "create", create)
+        opened(output)
+        create(self, data)
+
+    monkeypatch.setattr(Location, "create", create_late)
+    assert commit_rows(epoch, answers("a"))
+    assert look(output).commits == ()

@@ -1,12 +1,19 @@
 import errno
+import io
 import os
+import time
+from collections.abc import Callable
+from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import tenacity
-from botocore.exceptions import ClientError
+from aiohttp import ClientPayloadError
+from botocore.exceptions import ClientError, CredentialRetrievalError, EndpointConnectionError, NoCredentialsError
+from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
 from star_batch.errors import ConfigError, InputError, OutputError
@@ -117,32 +124,184 @@ def test_servers_say_in_two_ways_that_a_marker_exists(
         Location("s3://bucket/x").create(b"")
 
 
-class Flaky:
-    """A file system that fails some times before it answers."""
+class Clock:
+    """Time that passes only while somebody sleeps."""
 
-    def __init__(self, failures: list[BaseException]) -> None:
-        self.failures = failures
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.sleeps: list[float] = []
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
 
-    def cat_file(self, path: str) -> bytes:
-        if self.failures:
-            raise self.failures.pop(0)
-        return b"data"
-
-
-def read_from(flaky: Flaky, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    retrying: Any = Location.read_bytes
-    monkeypatch.setattr(retrying.retry, "wait", tenacity.wait_none())
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (flaky, url))
-    return Location("s3://bucket/x").read_bytes()
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
 
 
-def test_passing_trouble_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = OSError(errno.EBUSY, "slow down")
-    assert read_from(Flaky([busy, ConnectionResetError(), TimeoutError()]), monkeypatch) == b"data"
+class Outage:
+    """A file system that raises `error` until `ends`, whatever is asked of it."""
+
+    def __init__(self, clock: Clock, error: BaseException, ends: float) -> None:
+        self.clock, self.error, self.ends = clock, error, ends
+        self.num_calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return self._answer
+
+    def _answer(self, *args: object, **kwargs: object) -> bytes:
+        self.num_calls += 1
+        if self.clock.now < self.ends:
+            raise self.error
+        return b""
 
 
-def test_lasting_trouble_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    flaky = Flaky([PermissionError(), PermissionError()])
-    with pytest.raises(PermissionError):
-        read_from(flaky, monkeypatch)
-    assert len(flaky.failures) == 1
+def outage(monkeypatch: pytest.MonkeyPatch, error: BaseException, ends: float) -> Outage:
+    made = Outage(Clock(monkeypatch), error, ends)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (made, url))
+    return made
+
+
+def reply(code: str, status: int) -> BaseException:
+    """What s3fs makes of an answer of the server."""
+    body = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return cast(BaseException, translate_boto_error(ClientError(body, "PutObject")))
+
+
+PASSING = [
+    OSError(errno.EBUSY, "slow down"),
+    OSError(errno.EHOSTUNREACH, "no route"),
+    ConnectionResetError(),
+    TimeoutError(),
+    FSTimeoutError(),
+    IncompleteRead(b""),
+    ClientPayloadError("half a reply"),
+    EndpointConnectionError(endpoint_url="http://x"),
+    CredentialRetrievalError(provider="pod", error_msg="busy"),
+    *(reply(*said) for said in [("SlowDown", 503), ("503", 503), ("InternalError", 500), ("Strange", 502)]),
+    *(
+        reply(*said)
+        for said in [("RequestTimeout", 400), ("TooManyRequests", 429), ("ConditionalRequestConflict", 409)]
+    ),
+]
+LASTING = [
+    PermissionError(errno.EACCES, "denied"),
+    FileNotFoundError(),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    OSError(errno.EROFS, "Read-only file system"),
+    NoCredentialsError(),
+    *(
+        reply(*said)
+        for said in [("AccessDenied", 403), ("ExpiredToken", 400), ("QuotaExceeded", 403), ("Strange", 400)]
+    ),
+]
+DOINGS: list[Callable[[Location], object]] = [
+    lambda place: place.read_bytes(),
+    lambda place: place.write_bytes(b""),
+    lambda place: place.create(b""),
+    lambda place: place.files(),
+    lambda place: place.exists(),
+    lambda place: place.is_folder(),
+    lambda place: place.delete(),
+    lambda place: place.open_file("x"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_passing_trouble_is_waited_out_for_minutes(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    down = outage(monkeypatch, error, ends=240.0)
+    Location("s3://bucket/x").read_bytes()
+    assert 240.0 <= down.clock.now < 300.0
+    assert down.num_calls < 120
+    assert max(down.clock.sleeps) <= 20.0
+    assert len(set(down.clock.sleeps)) > 5
+
+
+@pytest.mark.parametrize("error", LASTING, ids=repr)
+def test_lasting_trouble_is_told_at_once(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    down = outage(monkeypatch, error, ends=1.0)
+    with pytest.raises(type(error)):
+        Location("s3://bucket/x").write_bytes(b"")
+    assert (down.num_calls, down.clock.sleeps) == (1, [])
+
+
+@pytest.mark.parametrize("do", DOINGS)
+def test_everything_that_can_be_done_is_patient(
+    do: Callable[[Location], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = outage(monkeypatch, OSError(errno.EBUSY, "slow down"), ends=60.0)
+    do(Location("s3://bucket/x"))
+    assert down.clock.now >= 60.0
+
+
+def test_patience_ends_and_a_person_is_told_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = outage(monkeypatch, OSError(errno.EBUSY, "slow down"), ends=1e9)
+    place = Location("s3://bucket/x", {"secret": "slow down"}, retry_seconds=30.0)
+    with pytest.raises(OSError, match="slow down"):
+        place.at("below").read_bytes()
+    assert 30.0 <= down.clock.now <= 50.0
+    assert caplog.messages == ["s3://bucket/x/below: ***; trying again for up to 30 seconds"]
+
+
+def test_a_marker_whose_reply_was_lost_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server did it and its reply got lost: the second try is told that the file exists, and so is the caller."""
+    Clock(monkeypatch)
+    answers = [ConnectionResetError(), reply("PreconditionFailed", 412)]
+
+    class Losing:
+        def pipe_file(self, path: str, data: bytes, mode: str) -> None:
+            raise answers.pop(0)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (Losing(), url))
+    with pytest.raises(FileExistsError):
+        Location("s3://bucket/x").create(b"")
+
+
+class Torn(io.BytesIO):
+    """A remote file whose every other read breaks after it has moved on."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.num_reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.num_reads += 1
+        data = super().read(size)
+        if self.num_reads % 2:
+            raise ConnectionResetError
+        return data
+
+
+def test_a_parquet_file_is_read_over_connections_that_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    table, buffer = pa.table({"x": range(1000)}), io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=100)
+    torn = Torn(buffer.getvalue())
+
+    class Files:
+        def open(self, path: str, mode: str) -> Torn:
+            return torn
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (Files(), url))
+    with Location("s3://bucket/x").open_file("x") as file:
+        groups = [pq.ParquetFile(file).read_row_group(n) for n in range(10)]
+    assert pa.concat_tables(groups).equals(table)
+    assert torn.num_reads > 20
+    assert torn.closed
+
+
+def test_create_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT, on some FUSE mounts and network shares."""
+
+    def link(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    file = Location.of(str(tmp_path / "marker"))
+    file.create(b"first")
+    with pytest.raises(FileExistsError):
+        file.create(b"second")
+    assert file.read_bytes() == b"first"
+    assert sorted(os.listdir(tmp_path)) == [".lock", "marker"]

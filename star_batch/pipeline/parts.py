@@ -1,0 +1,130 @@
+"""Parts: tables of answers, each written whole under a name of its own. Whether one counts is not decided here."""
+
+import hashlib
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from star_batch.errors import OutputError
+from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_in, is_repeated, joined
+from star_batch.pipeline.epochs import Epoch, ids_of
+from star_batch.pipeline.output import Commit
+from star_batch.pipeline.storage import Location
+
+_THREADS = 16
+
+
+def prepare_part(epoch: Epoch, table: pa.Table) -> Commit:
+    """The name of a part with these rows, and what its marker would say. Writes nothing."""
+    ids = table["id"].to_pylist()
+    failed = table.num_rows - table["error"].null_count
+    attempt = uuid.uuid4().hex
+    return Commit(
+        file=epoch.new_part(hash_ids(ids), attempt),
+        attempt=attempt,
+        fingerprint=epoch.fingerprint,
+        rows=len(ids),
+        answered=len(ids) - failed,
+        failed=failed,
+        ids=digest_ids(ids),
+        seconds=0.0,
+        at=time.time(),
+    )
+
+
+def hash_ids(ids: Sequence[str]) -> str:
+    """One word for a set of ids: what two attempts at the same rows have in common."""
+    # As JSON, so that no id can run into the next.
+    return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:32]
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_part(output: Location, commit: Commit, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part that counts, compared with what its marker says.
+
+    Raises:
+        OutputError: it is not there, damaged, or has other rows.
+    """
+    part = output.at(commit.file)
+    try:
+        table = pq.read_table(io.BytesIO(part.read_bytes()), columns=columns)
+    except FileNotFoundError:
+        raise OutputError(f"{part.shown} counts, and is not there") from None
+    except pa.ArrowException:
+        raise OutputError(f"{part.shown} is damaged") from None
+    if digest_ids(table["id"].to_pylist()) != commit.ids:
+        raise OutputError(f"{part.shown} holds other rows than its marker says")
+    return table
+
+
+def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Parts in order, some of them read ahead."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(commits), _THREADS):
+            # Few at a time: nobody knows how large they are.
+            yield from threads.map(lambda commit: read_part(output, commit, columns), commits[start : start + _THREADS])
+
+
+def without_failed(epoch: Epoch, commits: Sequence[Commit]) -> list[Commit]:
+    """The same answers without the rows that failed: parts that hold some are written again for `epoch`."""
+
+    def answered(commit: Commit) -> Commit | None:
+        if not commit.failed:
+            return commit
+        table = read_part(epoch.output, commit)
+        return _rewrite(epoch, commit, table.filter(table["error"].is_null()))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return [commit for commit in threads.map(answered, commits) if commit is not None]
+
+
+def without_repeats(epoch: Epoch, commits: Sequence[Commit]) -> list[Commit]:
+    """Every id once, preferably answered: parts with rows too many are written again for `epoch`.
+
+    Usually there are none. Ray promises to cut work again as it was cut before, and this is where nobody has
+    to rely on it.
+    """
+    ids = ids_of(commits)
+    repeated = ids[is_repeated(ids)]
+    if not len(repeated):
+        return list(commits)
+    is_touched = [bool(is_in(joined([commit.ids]), repeated).any()) for commit in commits]
+    touched = [commit for commit, yes in zip(commits, is_touched, strict=True) if yes]
+    kept = [commit for commit, yes in zip(commits, is_touched, strict=True) if not yes]
+    tables = [read_part(epoch.output, commit) for commit in touched]
+    is_first = _first_of_each(ids_of(touched), tables)
+    for commit, table in zip(touched, tables, strict=True):
+        mask, is_first = is_first[: commit.rows], is_first[commit.rows :]
+        rewritten = commit if mask.all() else _rewrite(epoch, commit, table.filter(pa.array(mask)))
+        kept.extend([rewritten] if rewritten is not None else [])
+    return kept
+
+
+def _first_of_each(ids: Digests, tables: Sequence[pa.Table]) -> Mask:
+    failed = np.concatenate([pc.is_valid(table["error"]).to_numpy() for table in tables])
+    order = np.argsort(failed, kind="stable")
+    is_first = np.empty(len(ids), np.bool_)
+    is_first[order] = ~is_repeated(ids[order])
+    return is_first
+
+
+def _rewrite(epoch: Epoch, commit: Commit, table: pa.Table) -> Commit | None:
+    if not table.num_rows:
+        return None
+    part = prepare_part(epoch, table)
+    epoch.output.at(part.file).write_bytes(to_parquet(table))
+    return replace(part, at=commit.at, seconds=commit.seconds)

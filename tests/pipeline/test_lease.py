@@ -1,0 +1,174 @@
+"""One run at a time: who gets the lease, who waits for it, who loses it, and what clocks have to do with it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from star_batch.errors import Interrupted, LeaseHeld, LeaseLost, OutputError
+from star_batch.pipeline import lease as module
+from star_batch.pipeline.lease import CLOCK_SKEW_SECONDS, LEASE, Lease, Terms, read_lease
+from star_batch.pipeline.storage import Location
+from star_batch.pipeline.swap import read, swap
+from tests.conftest import BUCKET
+from tests.pipeline.test_s3 import options
+
+SECONDS = 1.0
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "local":
+        return Location.of(str(tmp_path / "out"))
+    return Location.of(f"s3://{BUCKET}/out", options(request.getfixturevalue("s3_endpoint")))
+
+
+def left_behind(output: Location, **changes: object) -> Terms:
+    """The lease of a run on another machine that is not heard of any more."""
+    terms = Terms(
+        holder="another",
+        host="elsewhere",
+        pid=7,
+        machine=None,
+        since="yesterday",
+        seconds=SECONDS,
+        expires=time.time() + SECONDS,
+        nonce="n",
+    )
+    terms = replace(terms, **changes)  # type: ignore[arg-type]
+    output.at(LEASE).write_bytes(terms.to_json())
+    return terms
+
+
+def seconds_to_take(output: Location) -> float:
+    started = time.monotonic()
+    with Lease(output=output, seconds=SECONDS):
+        return time.monotonic() - started
+
+
+def held(output: Location) -> Terms:
+    terms = read_lease(output)
+    assert terms is not None
+    return terms
+
+
+def test_a_lease_is_taken_kept_and_given_back(output: Location) -> None:
+    assert read_lease(output) is None
+    with Lease(output=output, seconds=SECONDS) as lease:
+        first = held(output)
+        time.sleep(SECONDS * 1.5)
+        lease.confirm()
+        assert not held(output).is_free(time.time())
+        assert held(output).nonce != first.nonce
+    assert held(output).is_released
+    assert seconds_to_take(output) < SECONDS
+
+
+def test_whoever_comes_second_is_told_who_is_there(output: Location) -> None:
+    with Lease(output=output, seconds=SECONDS), pytest.raises(LeaseHeld) as caught:
+        seconds_to_take(output)
+    assert f"process {held(output).pid} on {held(output).host}, since 20" in str(caught.value)
+    assert caught.value.exit_code == 7
+
+
+def test_of_many_that_come_at_once_one_gets_in(output: Location) -> None:
+    inside, refused = [], []
+    done = threading.Event()
+
+    def come() -> None:
+        try:
+            with Lease(output=output, seconds=SECONDS):
+                inside.append(1)
+                done.wait(20)
+        except LeaseHeld:
+            refused.append(1)
+            done.set() if len(refused) == 3 else None
+
+    threads = [threading.Thread(target=come) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(inside), len(refused)) == (1, 3)
+
+
+def test_a_run_on_another_machine_that_is_silent_is_succeeded_after_its_term(output: Location) -> None:
+    left_behind(output)
+    assert seconds_to_take(output) >= SECONDS
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_that_is_wrong_cannot_keep_others_out(output: Location, ahead: float) -> None:
+    """The dead run's clock was an hour ahead, or behind: its lease is watched, or taken as one of long ago."""
+    left_behind(output, expires=time.time() + SECONDS + ahead)
+    assert seconds_to_take(output) < SECONDS * 4
+
+
+def test_a_clock_that_is_a_little_fast_throws_nobody_out(output: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+    with Lease(output=output, seconds=SECONDS):
+        monkeypatch.setattr(time, "time", lambda: now() + CLOCK_SKEW_SECONDS - 10)
+        assert not held(output).is_free(time.time())
+
+
+def test_a_process_of_this_machine_that_is_dead_is_succeeded_at_once(output: Location) -> None:
+    left_behind(output, machine=module._machine(), pid=2**22 + 1, seconds=600.0, expires=time.time() + 600)
+    assert seconds_to_take(output) < SECONDS
+
+
+def be_succeeded(output: Location, then: Callable[[Lease], None], seconds: float = SECONDS) -> None:
+    with Lease(output=output, seconds=seconds) as lease:
+        left_behind(output)
+        then(lease)
+
+
+def test_whoever_is_succeeded_is_stopped_where_it_waits(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    started = time.monotonic()
+    with pytest.raises(LeaseLost, match="another run has taken over"):
+        be_succeeded(output, then=lambda lease: time.sleep(30))
+    assert time.monotonic() - started < 10
+    assert held(output).holder == "another"
+
+
+def test_a_lost_lease_is_noticed_before_the_end_is_declared(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    with pytest.raises(LeaseLost):
+        be_succeeded(output, then=Lease.confirm, seconds=600.0)
+
+
+def test_an_error_inside_stays_the_error(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    with pytest.raises(Interrupted), Lease(output=output, seconds=SECONDS):
+        raise Interrupted
+    assert held(output).is_released
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]"])
+def test_what_is_no_lease_is_refused(tmp_path: Path, content: bytes) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    output.at(LEASE).write_bytes(content)
+    with pytest.raises(OutputError, match=r"_lease\.json is not a lease"):
+        seconds_to_take(output)
+
+
+def test_a_swap_counts_only_if_nobody_was_faster(output: Location) -> None:
+    file = output.at("x")
+    assert swap(file, None, b"one")
+    assert not swap(file, None, b"two")
+    before = read(file)
+    assert swap(file, before, b"three")
+    assert not swap(file, before, b"four")
+    assert file.read_bytes() == b"three"
+
+
+def test_a_swap_whose_reply_was_lost_has_counted(output: Location) -> None:
+    file = output.at("x")
+    assert swap(file, None, b"one")
+    assert swap(file, None, b"one")
+    before = read(file)
+    assert swap(file, before, b"two")
+    assert swap(file, before, b"two")
