@@ -125,8 +125,8 @@ def load_preprocessor(model: Model) -> Preprocessor:
     return shape_preprocessor(_SHAPE)
 
 
-def identify(model: Model) -> Mapping[str, str]:
-    return {"name": model.name}
+def identify(config: JobConfig) -> Mapping[str, str]:
+    return {"name": config.model.name}
 
 
 def measure_scale(options: ScaleOptions, folder: Path, say: Callable[[str], None] = print) -> list[Point]:

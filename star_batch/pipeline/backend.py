@@ -74,17 +74,21 @@ def load_preprocessor(model: Model) -> Preprocessor:
     return models.load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
-def identify(model: Model) -> Mapping[str, str]:
-    """What tells one checkpoint from another: a hub commit, or digests of a directory's files.
+def identify(job: JobConfig) -> Mapping[str, str]:
+    """What tells a job's checkpoint from another: a hub commit, or digests of a directory's files.
 
     Raises:
         ModelError: there is no such checkpoint, or its family is not supported.
+        ConfigError: the pruning does not fit it; better said now than by every actor.
     """
     from star_batch.models import Checkpoint, family_of
+    from star_batch.pruning import make_plan
 
+    model = job.model
     checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     config = checkpoint.config()
-    family_of(checkpoint, config)
+    family = family_of(checkpoint, config)
+    make_plan(job.pruning, config.text_config.num_hidden_layers, family.num_visual_of(config))
     if checkpoint.is_local:
         return digests(Path(checkpoint.source))
     return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}
@@ -122,4 +126,4 @@ class Backend:
 
     engine: Callable[[JobConfig], Engine] = load_engine
     preprocessor: Callable[[Model], Preprocessor] = load_preprocessor
-    identify: Callable[[Model], Mapping[str, str]] = identify
+    identify: Callable[[JobConfig], Mapping[str, str]] = identify

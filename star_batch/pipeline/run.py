@@ -115,7 +115,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         ),
         plan=plan,
         ids=ids,
-        fingerprint=fingerprint_of(config, backend.identify(config.model)),
+        fingerprint=fingerprint_of(config, backend.identify(config)),
         on_progress=on_progress,
         verbose=verbose,
     )

@@ -150,8 +150,8 @@ def load_preprocessor(model: Model) -> Preprocessor:
     return FakePreprocessor()
 
 
-def identify(model: Model) -> Mapping[str, str]:
-    return {"name": model.name}
+def identify(config: JobConfig) -> Mapping[str, str]:
+    return {"name": config.model.name}
 
 
 FAKE = Backend(engine=load_engine, preprocessor=load_preprocessor, identify=identify)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from star_batch.pipeline.backend import digests
+from star_batch.config import parse_config
+from star_batch.errors import ConfigError
+from star_batch.pipeline.backend import digests, identify
 from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from tests.pipeline.samples import job
 
@@ -64,3 +66,17 @@ def test_digests_see_a_changed_weight_and_ignore_other_files(tmp_path: Path) -> 
     after = digests(tmp_path)
     assert after["config.json"] == before["config.json"]
     assert after["model.safetensors"] != before["model.safetensors"]
+
+
+def test_a_plan_that_does_not_fit_the_model_stops_before_anything_starts() -> None:
+    config = parse_config(
+        {
+            "input": {"path": "x", "prompt": "?"},
+            "output": "y",
+            "model": "demo",
+            "pruning": {"method": "star", "keep": 36, "late_layer": 6},
+        },
+        "job.yaml",
+    )
+    with pytest.raises(ConfigError, match="late_layer=6: this model has 6 layers"):
+        identify(config)
