@@ -24,6 +24,7 @@ from star_batch.pipeline.monitor import Totals
 from star_batch.pipeline.output import (
     ANSWERS,
     METRICS,
+    RUN,
     SUCCESS,
     Commit,
     check_nothing_foreign,
@@ -33,6 +34,7 @@ from star_batch.pipeline.output import (
 from star_batch.pipeline.parts import read_parts, without_repeats
 from star_batch.pipeline.storage import Location, failing_as
 from star_batch.records import ANSWER_SCHEMA
+from star_batch.report import render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,9 @@ def _write_metrics(output: Location, summary: Summary, totals: Totals) -> None:
     buffer = io.BytesIO()
     pq.write_table(totals.to_table(), buffer)
     folder.at("throughput.parquet").write_bytes(buffer.getvalue())
+    record = output.at(RUN)
+    run = json.loads(record.read_bytes()) if record.exists() else {}
+    output.at("report.html").write_bytes(render(summary, run).encode())
 
 
 def read_summary(output: Location) -> Summary | None:
