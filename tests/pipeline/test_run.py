@@ -109,6 +109,7 @@ def test_what_lies_in_a_finished_output(tmp_path: Path) -> None:
         "_metrics",
         "_run.json",
         "answers",
+        "report.html",
     ]
     parts = sorted((output / "answers").iterdir())
     assert len(parts) == len(list((output / "_commits").iterdir())) >= 2
