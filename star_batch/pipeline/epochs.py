@@ -115,6 +115,16 @@ def look(output: Location) -> Standing:
         OutputError: a record or a marker is damaged, or there are answers that no run has accounted for.
     """
     number = newest(output)
+    try:
+        return _look_at(output, number)
+    except (FileNotFoundError, OutputError):
+        # A run that opens the next epoch meanwhile also tidies up after this one.
+        if newest(output) == number:
+            raise
+    return look(output)
+
+
+def _look_at(output: Location, number: int) -> Standing:
     if not number:
         _check_unused(output)
         return Standing()

@@ -24,13 +24,15 @@ from tests.pipeline.fakes import FAKE
 
 LOG = "STAR_BATCH_TEST_LOG"
 SECONDS_PER_UNIT = "STAR_BATCH_TEST_SECONDS"
+HOLD = "STAR_BATCH_TEST_HOLD"
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["tests.pipeline.bare"])
 
 
 def answer_all(work: Work) -> None:
-    """Every unit of rows is answered, noted down and committed, one after the other."""
+    """Every unit of rows is answered, noted down and committed, one after the other; while the file `HOLD` is
+    there, none after the first."""
     tables = pa.concat_tables(table for group in work.plan.row_groups for table in read_rows(work.plan, group))
     ids = tables[ID_COLUMN].to_pylist()
     unit = work.config.output.rows_per_file
@@ -41,6 +43,8 @@ def answer_all(work: Work) -> None:
             log.write("".join(f"{id}\n" for id in some).encode())
         answers = [Answer(id=id, text=id) for id in some]
         commit_rows(work.epoch, to_table(answers, model="fake", fingerprint=work.epoch.fingerprint))
+        while os.path.exists(os.environ.get(HOLD, "")):
+            time.sleep(0.05)
 
 
 def be_job(config: JobConfig, environment: Mapping[str, str]) -> None:

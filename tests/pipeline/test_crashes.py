@@ -138,11 +138,18 @@ def wait_for_commit(bench: Bench) -> None:
         time.sleep(0.05)
 
 
-def test_of_two_submissions_one_works_and_the_other_is_told(bench: Bench) -> None:
-    with bench.start(**{bare.SECONDS_PER_UNIT: "0.3"}) as first:
+def test_of_two_submissions_one_works_and_the_other_is_told(bench: Bench, tmp_path: Path) -> None:
+    """The first is held at work: once it had finished before the second came, on a slow machine."""
+    bench.config = bench.config.model_copy(
+        update={"output": bench.config.output.model_copy(update={"lease_seconds": 12.0})}
+    )
+    hold = tmp_path / "hold"
+    hold.touch()
+    with bench.start(**{bare.HOLD: str(hold)}) as first:
         wait_for_commit(bench)
         assert bench.run() == LeaseHeld.exit_code == 7
         assert status(bench.output).state == "running"
+        hold.unlink()
         first.join(timeout=60)
         assert first.exitcode == 0
     assert f"another run is at work there: process {first.pid} on " in Path(f"{bench.log}.errors").read_text()

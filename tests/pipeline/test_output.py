@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from star_batch.errors import LeaseLost, OutputError
+from star_batch.pipeline import epochs
 from star_batch.pipeline.digests import digest_ids
 from star_batch.pipeline.epochs import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
@@ -41,6 +42,27 @@ def test_what_is_committed_is_found_again(output: Location) -> None:
     assert not look(output).is_complete  # of an earlier epoch
     output.at("_SUCCESS").write_bytes(later.name.encode())
     assert look(output).is_complete
+
+
+@pytest.mark.parametrize("at_work", ["the first epoch", "the next epoch"])
+def test_whoever_looks_while_an_epoch_is_opened_sees_what_counts(
+    output: Location, monkeypatch: pytest.MonkeyPatch, at_work: str
+) -> None:
+    """Once `status` that met a run at its first commit said that nobody had accounted for the answers."""
+    if at_work == "the next epoch":
+        commit_rows(opened(output), answers("a"))
+    list_epochs = epochs.newest
+    old = list_epochs(output)
+
+    def newest(place: Location) -> int:
+        monkeypatch.setattr(epochs, "newest", list_epochs)
+        commit_rows(opened(output), answers("b"))
+        output.at("_epochs", f"{old:08d}.parquet").delete()
+        return old
+
+    monkeypatch.setattr(epochs, "newest", newest)
+    found = look(output)
+    assert (found.number, len(found.recent)) == (old + 1, 1)
 
 
 def test_two_cannot_open_one_epoch(output: Location) -> None:
