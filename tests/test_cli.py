@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from star_batch import __version__, cli, pipeline, terminal
+from star_batch.cli.exits import EXIT_CODES
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
@@ -100,12 +101,12 @@ def test_help_fits_80_columns_and_tells_the_exit_codes(arguments: list[str]) -> 
     result = invoke(*arguments)
     text = result.stdout + result.stderr
     assert max(map(len, text.splitlines())) <= 80
-    for kind, meaning in cli.EXIT_CODES.items():
+    for kind, meaning in EXIT_CODES.items():
         assert f"{kind.exit_code:>3}  {meaning}" in text
 
 
 def test_every_error_that_stops_a_job_has_its_exit_code_explained() -> None:
-    assert {*cli.EXIT_CODES, RecordError} == set(StarBatchError.__subclasses__())
+    assert {*EXIT_CODES, RecordError} == set(StarBatchError.__subclasses__())
 
 
 def test_every_flag_of_the_configuration_is_an_option() -> None:
@@ -199,7 +200,7 @@ def test_a_flag_overrides_the_file(job: Pipeline, tmp_path: Path) -> None:
 # --- mistakes
 
 
-@pytest.mark.parametrize("kind", cli.EXIT_CODES)
+@pytest.mark.parametrize("kind", EXIT_CODES)
 def test_an_error_is_one_plain_line_and_an_exit_code(job: Pipeline, kind: type[StarBatchError]) -> None:
     job.error = kind("something [bold]is[/bold] wrong")
     result = invoke(*JOB)
@@ -367,7 +368,7 @@ def test_compare_prints_a_line_per_method(monkeypatch: pytest.MonkeyPatch) -> No
         rows.append(given)
         return measured(pruning, [True] * 9 + [pruning.method == "none"])
 
-    monkeypatch.setattr(cli, "measure", measure)
+    monkeypatch.setattr(cli.demo, "measure", measure)
     result = invoke("demo", "--compare", "--rows", "10", "--keep", "36", "--method", "star")
     assert result.exit_code == 0, result.stderr
     assert rows == [held_out(10)] * 3
@@ -379,7 +380,7 @@ def test_compare_prints_a_line_per_method(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_demo_asks_a_job_of_its_own_scenes(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_samples", lambda answers: [("what is it?", "red")])
+    monkeypatch.setattr(cli.demo, "_samples", lambda answers: [("what is it?", "red")])
     result = invoke("demo", "--output", str(tmp_path), "--rows", "100")
     assert result.exit_code == 0, result.stderr
     assert "100 questions in" in result.stderr
@@ -391,7 +392,7 @@ def test_the_demo_asks_a_job_of_its_own_scenes(job: Pipeline, tmp_path: Path, mo
 
 
 def test_the_demo_without_pruning(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_samples", lambda answers: [])
+    monkeypatch.setattr(cli.demo, "_samples", lambda answers: [])
     assert invoke("demo", "--output", str(tmp_path), "--rows", "4", "--method", "none").exit_code == 0
     assert job.configs[0].pruning == Pruning()
 

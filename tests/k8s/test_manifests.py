@@ -420,7 +420,7 @@ def config_of(entrypoint: str, job: Path, monkeypatch: pytest.MonkeyPatch) -> Jo
     program, command, file, *flags = shlex.split(re.sub(r"\$\(.*?\)", "2026-11-20", entrypoint))
     assert (program, command, file) == ("star-batch", "run", "/etc/star-batch/job.yaml")
     configs: list[JobConfig] = []
-    monkeypatch.setattr("star_batch.cli._run_job", lambda config, **_: configs.append(config))
+    monkeypatch.setattr("star_batch.cli.run.run_job", lambda config, **_: configs.append(config))
     result = CliRunner().invoke(app, ["run", str(job), *flags])
     assert result.exit_code == 0, result.output
     [config] = configs

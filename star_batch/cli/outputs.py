@@ -1,0 +1,56 @@
+"""`star-batch status` and `verify`: what an output holds, told from its folder alone."""
+
+from typing import Annotated, Any
+
+import typer
+
+from star_batch.cli.options import text
+from star_batch.config import load_config
+from star_batch.errors import PromiseBroken
+from star_batch.terminal import err, show_numbers, show_status
+
+Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of answers, or the job's YAML file.")]
+
+
+def status(out: Folder) -> None:
+    """How far a job is: rows done, failed and left, its pace, and which process is at work.
+
+    Reads the output alone, from any machine, and disturbs nobody.
+    """
+    from star_batch.pipeline import audit
+
+    show_status(audit.status(_place(out)[0]))
+
+
+def verify(
+    out: Folder,
+    input: Annotated[list[str] | None, text("PATH", "The input, if it has moved; repeatable.")] = None,
+    no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input's ids.")] = False,
+) -> None:
+    """Read every answer and check: each id of the input once, as an answer or with the reason why not.
+
+    Exit code 0 says that it is so and that the job is finished, 8 that it is not.
+    """
+    from star_batch.pipeline import audit
+
+    place, options = _place(out)
+    source = None if no_input else audit.recorded_input(place, options)
+    if source is not None and input:
+        source = source.model_copy(update={"path": tuple(input)})
+    verdict = audit.verify(place, source)
+    compared = "without the input" if source is None else "each id of the input once"
+    names = ("rows", "answered", "failed")
+    show_numbers((name, f"{getattr(verdict, name):,}", "") for name in names)
+    if verdict.findings:
+        raise PromiseBroken(f"{place.shown}: {'; '.join(verdict.findings)}")
+    err.print(f"verified: {compared}", soft_wrap=True)
+
+
+def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
+    """The output's place, and the options of the input's storage, where a job's file tells them."""
+    from star_batch.pipeline.storage import Location
+
+    if not folder_or_job.endswith((".yaml", ".yml")):
+        return Location.of(folder_or_job), {}
+    config = load_config(folder_or_job, {})
+    return Location.of(config.output.path, config.output.storage_options), config.input.storage_options

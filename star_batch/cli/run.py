@@ -1,0 +1,86 @@
+"""`star-batch run`: a job from its file, from flags, or from both."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from star_batch.cli.options import METHOD_HELP, Device, DtypeName, Keep, MaxFailed, Quiet, Verbose, text
+from star_batch.config import FLAGS, JobConfig, load_config
+from star_batch.terminal import live_progress, log_to_terminal, no_progress, show_list, show_summary
+
+
+def run(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The job's file.")] = None,
+    input: Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")] = None,
+    output: Annotated[str | None, text("PATH", "Folder for the answers.")] = None,
+    model: Annotated[str | None, text("NAME", "Checkpoint: a folder, a hub id, or demo.")] = None,
+    revision: Annotated[str | None, text("TEXT", "Commit or tag of a hub checkpoint.")] = None,
+    method: Annotated[str | None, text("METHOD", METHOD_HELP)] = None,
+    keep: Keep = None,
+    id_column: Annotated[str | None, text("COLUMN", "Ids; left out, ids come from file and row.")] = None,
+    image_column: Annotated[str | None, text("COLUMN", "Encoded images, or paths or URIs (image).")] = None,
+    prompt_column: Annotated[str | None, text("COLUMN", "Questions, one per row.")] = None,
+    prompt: Annotated[str | None, text("TEXT", "One question for all rows; {column} is filled in.")] = None,
+    reference_column: Annotated[str | None, text("COLUMN", "Right answers, to measure accuracy.")] = None,
+    max_new_tokens: Annotated[int | None, text("N", "Longest answer (64).")] = None,
+    actors: Annotated[int | None, text("N", "Engines that run side by side (1).")] = None,
+    device: Device = None,
+    dtype: DtypeName = None,
+    limit: Annotated[int | None, text("N", "Only the first N rows.")] = None,
+    duplicates: Annotated[str | None, text("WHAT", "Ids that repeat: refuse, or take the first.")] = None,
+    max_failed: MaxFailed = None,
+    ray_address: Annotated[str | None, text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed rows again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier job's answers.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a job: from a file, from flags, or from both. A flag overrides the file.
+
+    Run the same command again and it goes on where it stopped; a complete output is left as it is.
+
+    \b
+    The least that makes a job:
+      star-batch run --model demo --prompt 'what does the picture show?' \\
+        --input photos.parquet --output answers
+    \b
+    The same as a file, job.yaml:
+      model: demo
+      input:
+        path: photos.parquet
+        prompt: what does the picture show?
+      output: answers
+    \b
+    A job file on other data, with a quarter of the visual tokens:
+      star-batch run job.yaml --input 's3://bucket/june/*.parquet' \\
+        --output s3://bucket/june-answers --method star --keep 0.25
+    """
+    switches = {"overwrite": overwrite or None, "retry_failed": retry_failed or None}
+    given = context.params | {"input": _one_or_many(input)} | switches
+    flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
+    run_job(load_config(config, flags), verbose=verbose, quiet=quiet)
+
+
+def _one_or_many(paths: list[str] | None) -> str | list[str] | None:
+    return paths[0] if paths and len(paths) == 1 else paths or None
+
+
+def run_job(config: JobConfig, *, verbose: bool, quiet: bool) -> None:
+    """Run it, and show what came of it."""
+    log_to_terminal(quiet=quiet)
+    with no_progress() if quiet else live_progress("starting Ray and loading the model") as on_progress:
+        from star_batch.pipeline import run as run_pipeline
+
+        summary = run_pipeline(config, on_progress=on_progress, verbose=verbose)
+    if not quiet:
+        show_summary(summary)
+        show_list("Written", _files(config.output.path))
+
+
+def _files(output: str) -> list[tuple[str, str]]:
+    folder = output.rstrip("/")
+    files = [("answers", f"{folder}/answers"), ("numbers", f"{folder}/_metrics/summary.json")]
+    report = f"{folder}/report.html"
+    return [*files, ("report", report)] if Path(report).exists() else files
