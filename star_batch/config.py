@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -171,6 +172,34 @@ class Faults(_Section):
         return value
 
 
+class Metrics(_Section):
+    """What Prometheus gets from the driver. Each engine is exported by Ray, whatever stands here.
+
+    `port`: while the job runs, its metrics are at `http://HOST:PORT/metrics`; 0 is nowhere. `host`: 0.0.0.0 lets
+    other machines ask.
+    `pushgateway`: where the numbers of the end go, under the name `job`. A user and a password in the URL are
+    used and never shown.
+    """
+
+    port: int = Field(default=0, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", min_length=1)
+    pushgateway: str | None = Field(default=None, repr=False)
+    job: str = Field(default="star_batch", min_length=1)
+
+    @field_validator("pushgateway")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        # What is given may hold a password, so it is not quoted.
+        try:
+            url = urlsplit(value or "http://nowhere")
+            is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise ValueError("give a URL such as http://pushgateway:9091")
+        return value
+
+
 class JobConfig(_Section):
     """One batch job."""
 
@@ -182,6 +211,7 @@ class JobConfig(_Section):
     engine: EngineOptions = EngineOptions()
     cluster: Cluster = Cluster()
     faults: Faults = Faults()
+    metrics: Metrics = Metrics()
 
     @model_validator(mode="after")
     def _output_is_not_input(self) -> Self:
@@ -210,6 +240,8 @@ FLAGS = {
     "cluster.address": "--ray-address",
     "faults.max_failed": "--max-failed",
     "input.duplicates": "--duplicates",
+    "metrics.port": "--metrics-port",
+    "metrics.pushgateway": "--pushgateway",
     "output.retry_failed": "--retry-failed",
     "output.overwrite": "--overwrite",
 }

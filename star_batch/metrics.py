@@ -1,9 +1,15 @@
-"""Counters of an engine, and rows made into a summary: pure functions. Knows no clock, no file, no Ray."""
+"""Counters of an engine, how far a job is, and rows made into a summary: plain data and pure functions.
 
+Knows no clock, no file, no Ray, and no exporter: the names under which Prometheus sees all this stand in
+`prometheus`.
+"""
+
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import zip_longest
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +63,145 @@ class EngineStats:
 
     def __sub__(self, other: "EngineStats") -> "EngineStats":
         return EngineStats(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Values counted by size: `counts[i]` of them, `sums[i]` together, are above `bounds[i - 1]` and not above
+    `bounds[i]`; the last ones are above all bounds. Adds up, over time and over engines."""
+
+    bounds: tuple[float, ...]
+    counts: list[int]
+    sums: list[float]
+
+    @classmethod
+    def over(cls, bounds: tuple[float, ...]) -> "Histogram":
+        return cls(bounds, [0] * (len(bounds) + 1), [0.0] * (len(bounds) + 1))
+
+    def observe(self, value: float) -> None:
+        place = bisect_left(self.bounds, value)
+        self.counts[place] += 1
+        self.sums[place] += value
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return self._with(other, 1)
+
+    def __sub__(self, other: "Histogram") -> "Histogram":
+        return self._with(other, -1)
+
+    def _with(self, other: "Histogram", sign: int) -> "Histogram":
+        counts = [mine + sign * theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        sums = [mine + sign * theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
+        return Histogram(self.bounds, counts, sums)
+
+
+Phase: TypeAlias = Literal["prefill", "decode"]
+
+BATCH_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+def _by_phase(bounds: tuple[float, ...]) -> dict[Phase, Histogram]:
+    return {"prefill": Histogram.over(bounds), "decode": Histogram.over(bounds)}
+
+
+@dataclass(slots=True, kw_only=True)
+class Readings:
+    """What an engine shows beside its counters. Adds up over engines.
+
+    At this moment: `rows_waiting` were handed in and have not begun, `rows_running` hold a decode slot, and
+    `pages_in_use` of the `pages` of the KV cache are taken, one number per layer group.
+    Since the start: `idle_seconds` in which there was nothing to do, and for each step of a phase the rows in
+    it and the seconds it took.
+    """
+
+    rows_waiting: int = 0
+    rows_running: int = 0
+    pages_in_use: tuple[int, ...] = ()
+    pages: tuple[int, ...] = ()
+    idle_seconds: float = 0.0
+    batch_rows: dict[Phase, Histogram] = field(default_factory=lambda: _by_phase(BATCH_ROWS))
+    step_seconds: dict[Phase, Histogram] = field(default_factory=lambda: _by_phase(STEP_SECONDS))
+
+    def observe(self, phase: Phase, *, rows: int, seconds: float) -> None:
+        """A step was run."""
+        self.batch_rows[phase].observe(rows)
+        self.step_seconds[phase].observe(seconds)
+
+    def at_the_end(self) -> "Readings":
+        """What is left of it when its engine is gone: nothing waits and nothing is held."""
+        return replace(self, rows_waiting=0, rows_running=0, pages_in_use=(), pages=())
+
+    def __add__(self, other: "Readings") -> "Readings":
+        return Readings(
+            rows_waiting=self.rows_waiting + other.rows_waiting,
+            rows_running=self.rows_running + other.rows_running,
+            pages_in_use=_added(self.pages_in_use, other.pages_in_use),
+            pages=_added(self.pages, other.pages),
+            idle_seconds=self.idle_seconds + other.idle_seconds,
+            batch_rows={phase: rows + other.batch_rows[phase] for phase, rows in self.batch_rows.items()},
+            step_seconds={phase: times + other.step_seconds[phase] for phase, times in self.step_seconds.items()},
+        )
+
+
+def _added(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(some, others, fillvalue=0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One engine at one moment, or `engines` of them together; `errors` counts failed rows by `error_type`.
+
+    `stats` and `errors` include rows that failed before they came to an engine.
+    """
+
+    engines: int = 0
+    stats: EngineStats = field(default_factory=EngineStats)
+    readings: Readings = field(default_factory=Readings)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: "Snapshot") -> "Snapshot":
+        return Snapshot(
+            engines=self.engines + other.engines,
+            stats=self.stats + other.stats,
+            readings=self.readings + other.readings,
+            errors=self.errors + other.errors,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is. `rows_done` includes failed rows and what an earlier run had committed.
+
+    `images_per_second` is 0 until the first row of this run is done; `engines` is what its engines have done.
+    """
+
+    rows_done: int
+    rows_total: int
+    failed: int
+    images_per_second: float
+    seconds_left: float | None
+    engines: Snapshot = field(default_factory=Snapshot)
+
+    @classmethod
+    def at(cls, engines: Snapshot, *, seconds: float, before: int, total: int) -> "Progress":
+        """After `seconds` in which the engines' rows were added to those of `before`."""
+        failed = engines.stats.rows_failed
+        done = engines.stats.rows_answered + failed
+        rate = done / seconds if seconds > 0 else 0.0
+        return cls(
+            rows_done=before + done,
+            rows_total=total,
+            failed=failed,
+            images_per_second=rate,
+            seconds_left=max(0, total - before - done) / rate if rate else None,
+            engines=engines,
+        )
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that were answered again after a crash are done twice, but no row is left twice."""
+        return max(0, self.rows_total - self.rows_done)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,88 +393,3 @@ def _list_positions(column: pa.ListArray) -> NDArray[np.int64]:
 
 def _to_numpy(column: pa.Array) -> NDArray[np.int64]:
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-Samples = Mapping[str, float | None] | float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One Prometheus metric and how a summary fills it; `label` names the label that a mapping's keys get."""
-
-    name: str
-    help: str
-    read: Callable[[Summary], Samples]
-    label: str = ""
-
-    @property
-    def is_counter(self) -> bool:
-        return self.name.endswith("_total")
-
-
-def _outcomes(summary: Summary) -> Samples:
-    return {"answered": summary.answered, "failed": summary.failed}
-
-
-def _tokens(summary: Summary) -> Samples:
-    return {"in": summary.input_tokens, "out": summary.output_tokens}
-
-
-def _token_rates(summary: Summary) -> Samples:
-    return {"in": summary.input_tokens_per_second, "out": summary.output_tokens_per_second}
-
-
-def _visual_tokens(summary: Summary) -> Samples:
-    kept = {f"kept_{group}": mean for group, mean in enumerate(summary.mean_kept_tokens)}
-    return {"offered": summary.mean_visual_tokens} | kept
-
-
-METRICS = (
-    Metric("star_batch_rows_total", "Visible rows", _outcomes, "outcome"),
-    Metric("star_batch_failed_rows_total", "Failed rows by error type", lambda s: s.failed_by_type, "error_type"),
-    Metric("star_batch_finished_rows_total", "Why decoding ended", lambda s: s.finish_reasons, "reason"),
-    Metric("star_batch_labels_total", "Answered rows by label", lambda s: s.labels, "label"),
-    Metric("star_batch_references_total", "Rows that came with a reference", lambda s: s.num_references),
-    Metric("star_batch_accuracy_ratio", "Share of references matched; failed is wrong", lambda s: s.accuracy),
-    Metric("star_batch_wall_seconds", "Duration of the last run", lambda s: s.wall_seconds),
-    Metric("star_batch_stage_seconds", "Busy time, all workers together", lambda s: s.stage_seconds, "stage"),
-    Metric("star_batch_images_per_second", "Rows answered per second", lambda s: s.images_per_second),
-    Metric("star_batch_tokens", "Tokens of the last run", _tokens, "direction"),
-    Metric("star_batch_tokens_per_second", "Tokens per second", _token_rates, "direction"),
-    Metric("star_batch_visual_tokens_mean", "Per row: offered, kept", _visual_tokens, "stage"),
-    Metric("star_batch_layer_tokens_mean", "Visual tokens per layer and row", lambda s: s.mean_layer_tokens),
-    Metric("star_batch_prefill_rows_mean", "Rows per prefill batch", lambda s: s.mean_prefill_rows),
-    Metric("star_batch_padding_ratio", "Key positions read that held nothing", lambda s: s.padding_share),
-    Metric("star_batch_slot_occupancy_ratio", "Decode slots that held a row", lambda s: s.slot_occupancy),
-)
-"""Every metric name of the project, in the order in which they are written."""
-
-
-class _SummaryCollector:
-    def __init__(self, summary: Summary) -> None:
-        self.summary = summary
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        for metric in METRICS:
-            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=[metric.label] if metric.label else [])
-            for keys, value in _samples(metric.read(self.summary)):
-                family.add_metric(keys, value)
-            yield family
-
-
-def _samples(read: Samples) -> Iterator[tuple[list[str], float]]:
-    pairs = [([key], value) for key, value in read.items()] if isinstance(read, Mapping) else [([], read)]
-    return ((keys, value) for keys, value in pairs if value is not None)
-
-
-def to_prometheus(summary: Summary) -> str:
-    """The summary in Prometheus' text format, as the node exporter's textfile collector takes it."""
-    # Imported here because the engine needs the counters above, and no exporter.
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    registry = CollectorRegistry()
-    registry.register(_SummaryCollector(summary))
-    return generate_latest(registry).decode("utf-8")

@@ -24,6 +24,7 @@ FLOORS = {
     "config": 1,
     "records": 1,
     "metrics": 1,
+    "prometheus": 1,
     "images": 1,
     "pruning": 2,
     "models": 2,

@@ -1,26 +1,25 @@
 """The summary is a pure function of the rows and the counters, however the rows are cut into batches."""
 
 import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
 
 from star_batch.errors import ImageMissing, PromptTooLong
 from star_batch.metrics import (
+    BATCH_ROWS,
     MAX_LABELS,
-    METRICS,
     OTHER_LABELS,
     EngineStats,
+    Histogram,
+    Progress,
+    Readings,
+    Snapshot,
     Summary,
     summarise,
-    to_prometheus,
 )
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 
@@ -102,7 +101,6 @@ def test_without_references_there_is_no_accuracy() -> None:
 def test_no_rows_at_all() -> None:
     summary = summarise([], EngineStats(), wall_seconds=0.0)
     assert (summary.rows, summary.images_per_second, summary.mean_layer_tokens) == (0, 0.0, None)
-    assert "nan" not in to_prometheus(summary).lower()
 
 
 def test_rows_of_an_earlier_run_count_in_the_totals_but_in_no_rate() -> None:
@@ -154,6 +152,61 @@ def test_engine_stats_add_up(first: EngineStats, second: EngineStats) -> None:
     assert first + EngineStats() == first
 
 
+values = st.lists(st.integers(0, 2000).map(float), max_size=30)
+
+
+def histogram(observed: Sequence[float]) -> Histogram:
+    made = Histogram.over(BATCH_ROWS)
+    for value in observed:
+        made.observe(value)
+    return made
+
+
+@given(first=values, second=values)
+def test_histograms_add_up(first: list[float], second: list[float]) -> None:
+    both = histogram(first + second)
+    assert histogram(first) + histogram(second) == both
+    assert both - histogram(second) == histogram(first)
+    assert (sum(both.counts), sum(both.sums)) == (len(first + second), sum(first + second))
+
+
+def test_a_value_on_a_bound_is_not_above_it() -> None:
+    made = histogram([1.0, 1.5, 2.0, 513.0])
+    assert (made.counts[:2], made.counts[-1]) == ([1, 2], 1)
+
+
+def test_readings_of_several_engines() -> None:
+    first = Readings(rows_waiting=3, pages_in_use=(5, 2), pages=(8, 8), idle_seconds=1.0)
+    first.observe("decode", rows=4, seconds=0.5)
+    second = Readings(rows_running=2, pages_in_use=(1,), pages=(8,), idle_seconds=0.5)
+    both = first + second
+    assert (both.rows_waiting, both.rows_running, both.idle_seconds) == (3, 2, 1.5)
+    assert (both.pages_in_use, both.pages) == ((6, 2), (16, 8))
+    assert sum(both.batch_rows["decode"].counts) == 1
+    ended = both.at_the_end()
+    assert (ended.rows_waiting, ended.rows_running, ended.pages) == (0, 0, ())
+    assert (ended.idle_seconds, ended.step_seconds) == (1.5, both.step_seconds)
+
+
+def done(answered: int, failed: int = 0) -> Snapshot:
+    return Snapshot(engines=1, stats=EngineStats(rows_answered=answered, rows_failed=failed))
+
+
+def test_progress_tells_the_time_that_is_left() -> None:
+    progress = Progress.at(done(45, failed=5), seconds=10.0, before=100, total=200)
+    assert (progress.rows_done, progress.rows_total, progress.failed) == (150, 200, 5)
+    assert (progress.images_per_second, progress.seconds_left, progress.rows_left) == (5.0, 10.0, 50)
+
+
+def test_progress_before_the_first_row() -> None:
+    assert Progress.at(Snapshot(), seconds=0.0, before=0, total=200).seconds_left is None
+
+
+def test_rows_that_were_answered_twice_leave_no_less_than_nothing() -> None:
+    progress = Progress.at(done(120), seconds=10.0, before=100, total=200)
+    assert (progress.rows_left, progress.seconds_left) == (0, 0.0)
+
+
 def example() -> Summary:
     rows = [answered("a"), answered("b", "blue"), *FAILED]
     return summarise(batches(rows, ["red"] * 4), STATS, wall_seconds=2.0)
@@ -163,48 +216,6 @@ def test_a_summary_survives_json() -> None:
     values = example().as_dict()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert Summary.from_dict(values | {"of a later version": 1}) == example()
-
-
-def parsed(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def test_prometheus_text() -> None:
-    samples = parsed(to_prometheus(example()))
-    assert samples["star_batch_rows_total", ("answered",)] == 2
-    assert samples["star_batch_rows_total", ("failed",)] == 2
-    assert samples["star_batch_failed_rows_total", ("image_missing",)] == 1
-    assert samples["star_batch_images_per_second", ()] == 1.0
-    assert samples["star_batch_accuracy_ratio", ()] == 0.25
-    assert samples["star_batch_visual_tokens_mean", ("kept_1",)] == 10.0
-    assert samples["star_batch_stage_seconds", ("decode",)] == 3.0
-    assert all(math.isfinite(value) for value in samples.values())
-    assert {name for name, _ in samples} <= {metric.name for metric in METRICS}
-
-
-def test_prometheus_text_takes_any_label() -> None:
-    label = 'a "quoted"\nand \\ broken name'
-    rows = batches([Answer(id="1", text=label, label=label)])
-    samples = parsed(to_prometheus(summarise(rows, EngineStats(), wall_seconds=1.0)))
-    assert samples["star_batch_labels_total", (label,)] == 1
-
-
-def test_the_process_wide_registry_stays_as_it_is() -> None:
-    before = list(REGISTRY.collect())
-    to_prometheus(example())
-    assert [family.name for family in REGISTRY.collect()] == [family.name for family in before]
-    assert not any(family.name.startswith("star_batch") for family in before)
-
-
-def test_metric_names_follow_prometheus_habits() -> None:
-    names = [metric.name for metric in METRICS]
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"star_batch_[a-z_]+", name) for name in names)
-    assert all(metric.help for metric in METRICS)
 
 
 def test_the_schema_has_what_the_summary_reads() -> None:

@@ -33,7 +33,7 @@ from star_batch.bench.shapes import SHAPES
 from star_batch.bench.subject import shape_preprocessor
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ConfigError, OutputError, StarBatchError
-from star_batch.metrics import EngineStats, Summary
+from star_batch.metrics import EngineStats, Readings, Summary
 from star_batch.models import Preprocessor
 from star_batch.options import Decoding, is_count
 from star_batch.pipeline import Backend, Progress, run
@@ -100,6 +100,9 @@ class SleepingEngine:
 
     def stats(self) -> EngineStats:
         return copy(self._stats)
+
+    def readings(self) -> Readings:
+        return Readings()
 
     def _run(self) -> None:
         free = 0.0

@@ -36,5 +36,6 @@ Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto (as it 
 DtypeName = Annotated[str | None, typer.Option(metavar="DTYPE", help=f"{', '.join(get_args(Dtype))}.")]
 
 
-def text(metavar: str, help: str) -> Any:
-    return typer.Option(metavar=metavar, help=help)
+def text(metavar: str, help: str, envvar: str | None = None) -> Any:
+    """An option that takes a text of that kind, also from a variable of the environment."""
+    return typer.Option(metavar=metavar, help=help, envvar=envvar)

@@ -32,6 +32,10 @@ def run(
     duplicates: Annotated[str | None, text("WHAT", "Ids that repeat: refuse, or take the first.")] = None,
     max_failed: MaxFailed = None,
     ray_address: Annotated[str | None, text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
+    metrics_port: Annotated[int | None, text("PORT", "Metrics for Prometheus while it runs.")] = None,
+    pushgateway: Annotated[
+        str | None, text("URL", "Where the numbers of the end go.", "STAR_BATCH_PUSHGATEWAY")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed rows again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier job's answers.")] = False,
     verbose: Verbose = False,

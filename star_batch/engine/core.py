@@ -10,10 +10,10 @@ from torch import Tensor
 from star_batch.engine.finish import Decode, extend
 from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
-from star_batch.engine.scheduler import Phase, Scheduler
+from star_batch.engine.scheduler import Scheduler
 from star_batch.engine.sequence import EncodedImage, Sequence
 from star_batch.errors import RowTooLarge
-from star_batch.metrics import EngineStats
+from star_batch.metrics import EngineStats, Phase, Readings
 
 
 class Core:
@@ -27,6 +27,7 @@ class Core:
         self._stats = stats
         self._stop_ids = stop_ids
         self._decode = decode
+        self._readings = Readings()
         self._unseen: deque[Sequence] = deque()
         # Images that rows in flight still hold; an entry goes when the last of them is prefilled.
         self._images: WeakValueDictionary[bytes, EncodedImage] = WeakValueDictionary()
@@ -38,6 +39,17 @@ class Core:
     def is_idle(self) -> bool:
         return not (self._unseen or self._scheduler.waiting or self._scheduler.running)
 
+    def readings(self) -> Readings:
+        """What it holds now, and the steps so far. Safe to call from any thread."""
+        free, pages = self._scheduler.num_free_pages, self._scheduler.budget.num_pages
+        held = Readings(
+            rows_waiting=len(self._unseen) + len(self._scheduler.waiting),
+            rows_running=len(self._scheduler.running),
+            pages_in_use=tuple(has - left for has, left in zip(pages, free, strict=True)),
+            pages=pages,
+        )
+        return self._readings + held
+
     def step(self) -> list[Sequence]:
         """Run one batch; the sequences that finished with it."""
         self._encode_ahead()
@@ -47,8 +59,10 @@ class Core:
             return []
         if batch.phase == "decode":
             self._stats.decode_slots += self._scheduler.budget.max_rows
+        start = time.perf_counter()
         with self._runner.timed(f"{batch.phase}_seconds"):
             num_runs = self._run(batch.phase, batch.sequences)
+        self._readings.observe(batch.phase, rows=len(batch.sequences), seconds=time.perf_counter() - start)
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
             self._scheduler.shrink(batch)
         return self._finish(batch.sequences)

@@ -68,10 +68,10 @@ class Inbox:
                 return
         fail_all((ticket for _, ticket in arrivals), ending)
 
-    def take(self, *, wait: bool) -> list[Arrival] | None:
-        """The oldest arrivals; empty if there are none and `wait` is off; None once after the last ones."""
+    def take(self, *, seconds: float = 0.0) -> list[Arrival] | None:
+        """The oldest arrivals; empty if none are there within `seconds`; None once after the last ones."""
         try:
-            return self._queue.get(block=wait)
+            return self._queue.get(block=seconds > 0.0, timeout=seconds)
         except queue.Empty:
             return []
 
@@ -85,7 +85,7 @@ class Inbox:
     def drain(self) -> list[Arrival]:
         """Everything that nobody will take any more."""
         left: list[Arrival] = []
-        while (arrivals := self.take(wait=False)) or arrivals is None:
+        while (arrivals := self.take()) or arrivals is None:
             left += arrivals or []
         return left
 

@@ -6,12 +6,10 @@ post-pruning length fill it: like lengths go together and nobody waits for ever.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from star_batch.engine.pages import PagePool
 from star_batch.engine.sequence import Sequence
-
-Phase: TypeAlias = Literal["prefill", "decode"]
+from star_batch.metrics import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 Ray lives here and nowhere below.
 """
 
+from star_batch.metrics import Progress
 from star_batch.pipeline.backend import Backend
-from star_batch.pipeline.monitor import Progress
 from star_batch.pipeline.run import run
 
 __all__ = ["Backend", "Progress", "run"]

@@ -10,8 +10,10 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,7 @@ from star_batch.errors import ClusterError, Quarantined, StarBatchError
 from star_batch.metrics import EngineStats
 from star_batch.pipeline.backend import Backend, Engine
 from star_batch.pipeline.budget import failures
+from star_batch.pipeline.export import RayMetrics
 from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
 from star_batch.pipeline.preprocess import kept_fields
@@ -69,7 +72,8 @@ class EngineActor:
         self._num_running = 0
         self._failed_before = EngineStats()
         self._fetch_seconds = 0.0
-        self._reported = 0.0
+        self._errors: Counter[str] = Counter()
+        self._reporting = threading.Lock()
         self._name = f"{actor}-{os.getpid()}"
         self._failure: StarBatchError | None = None
         try:
@@ -82,7 +86,8 @@ class EngineActor:
             self._failure = ClusterError(f"the engine cannot be loaded: {type(error).__name__}: {error}")
         else:
             self._watch()
-            self._report()
+            self._metrics = RayMetrics()
+            threading.Thread(target=self._report_for_ever, name="star-batch-report", daemon=True).start()
 
     def _watch(self) -> None:
         Watchdog(
@@ -144,6 +149,7 @@ class EngineActor:
     async def _count(self, rows: pa.Table, answers: list[Answer]) -> None:
         failed = failures(answers)
         self._settings.warden.count.remote(len(answers) - len(failed), failed)
+        self._errors = self._errors + Counter(failure.kind for failure in failed)
         num_quarantined = sum(failure.kind == Quarantined.kind for failure in failed)
         self._fetch_seconds += sum(rows["fetch_seconds"].to_pylist())
         self._failed_before += EngineStats(
@@ -153,15 +159,26 @@ class EngineActor:
         if not self._num_open:
             # This may have been the last window, and the process may end as soon as it is handed on.
             await _delivered(self._report())
-        elif time.time() - self._reported >= _REPORT_SECONDS:
+
+    def _report_for_ever(self) -> None:
+        """Also when no rows come: an engine that waits is what somebody wants to see."""
+        while True:
             self._report()
+            time.sleep(_REPORT_SECONDS)
 
     def _report(self) -> Any:
         """Send and forget; returns what can be waited for."""
-        self._reported = time.time()
-        stats = self._engine.stats() + self._failed_before
-        report = Report(actor=self._name, time=self._reported, stats=stats, fetch_seconds=self._fetch_seconds)
-        return self._settings.monitor.report.remote(report)
+        with self._reporting:  # one after the other, or they might arrive in another order
+            report = Report(
+                actor=self._name,
+                time=time.time(),
+                stats=self._engine.stats() + self._failed_before,
+                fetch_seconds=self._fetch_seconds,
+                readings=self._engine.readings(),
+                errors=self._errors,
+            )
+            self._metrics.export(report.snapshot())
+            return self._settings.monitor.report.remote(report)
 
 
 async def _delivered(sent: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from star_batch.config import JobConfig, Model
-from star_batch.metrics import EngineStats
+from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Record
@@ -26,6 +26,8 @@ class Engine(Protocol):
     def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]: ...
 
     def stats(self) -> EngineStats: ...
+
+    def readings(self) -> Readings: ...
 
 
 def load_engine(config: JobConfig) -> Engine:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.metrics import Summary, summarise, to_prometheus
+from star_batch.metrics import Summary, summarise
 from star_batch.pipeline.budget import MaxFailed, check_failed, noting_examples
 from star_batch.pipeline.digests import Digests, is_in, is_repeated
 from star_batch.pipeline.epochs import ids_of, look, next_epoch, old_records, open_epoch
@@ -33,6 +33,7 @@ from star_batch.pipeline.output import (
 )
 from star_batch.pipeline.parts import read_parts, without_repeats
 from star_batch.pipeline.storage import Location, failing_as
+from star_batch.prometheus import to_text
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report import render
 
@@ -139,7 +140,7 @@ def _batches(output: Location, commits: Sequence[Commit]) -> Iterator[pa.RecordB
 def _write_metrics(output: Location, summary: Summary, totals: Totals) -> None:
     folder = output.at(METRICS)
     folder.at("summary.json").write_bytes(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False).encode())
-    folder.at("metrics.prom").write_bytes(to_prometheus(summary).encode())
+    folder.at("metrics.prom").write_bytes(to_text(summary).encode())
     buffer = io.BytesIO()
     pq.write_table(totals.to_table(), buffer)
     folder.at("throughput.parquet").write_bytes(buffer.getvalue())

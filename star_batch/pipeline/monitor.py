@@ -7,6 +7,7 @@ counts are, too, and nothing else.
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -15,10 +16,11 @@ import pyarrow as pa
 import ray
 import ray.exceptions
 
-from star_batch.metrics import EngineStats
+from star_batch.metrics import EngineStats, Progress, Readings, Snapshot
 
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
+_SILENCE_SECONDS = 15.0  # several reports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,12 @@ class Report:
     time: float
     stats: EngineStats
     fetch_seconds: float
+    readings: Readings = field(default_factory=Readings)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def snapshot(self, *, is_up: bool = True) -> Snapshot:
+        readings = self.readings if is_up else self.readings.at_the_end()
+        return Snapshot(engines=int(is_up), stats=self.stats, readings=readings, errors=self.errors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._latest: dict[str, Report] = {}
+        self._heard: dict[str, float] = {}
         self._intervals: list[Interval] = []
 
     def report(self, report: Report) -> None:
@@ -82,6 +91,7 @@ class Monitor:
             interval = Interval(actor=report.actor, start=before.time, end=report.time, stats=delta)
             self._intervals.append(interval)
         self._latest[report.actor] = report
+        self._heard[report.actor] = time.monotonic()
 
     def totals(self) -> Totals:
         return Totals(
@@ -90,10 +100,11 @@ class Monitor:
             intervals=tuple(self._intervals),
         )
 
-    def counts(self) -> tuple[int, int]:
-        """Rows answered and rows failed."""
-        stats = self.totals().stats
-        return stats.rows_answered, stats.rows_failed
+    def snapshot(self) -> Snapshot:
+        """All engines together; one that was not heard of for a while is not up any more."""
+        oldest = time.monotonic() - _SILENCE_SECONDS
+        reports = [(report, self._heard[actor] >= oldest) for actor, report in self._latest.items()]
+        return sum((report.snapshot(is_up=is_up) for report, is_up in reports), Snapshot())
 
 
 def start_monitor() -> Any:
@@ -107,30 +118,6 @@ def read_totals(monitor: Any) -> Totals:
         totals: Totals = ray.get(monitor.totals.remote(), timeout=_PATIENCE_SECONDS)
         return totals
     return Totals()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a job is. `rows_done` includes failed rows and what an earlier run had committed."""
-
-    rows_done: int
-    rows_total: int
-    failed: int
-    images_per_second: float
-    seconds_left: float | None
-
-    @classmethod
-    def at(cls, *, seconds: float, done: int, failed: int, before: int, total: int) -> "Progress":
-        """After `seconds` in which `done` rows, `failed` of them, were added to those of `before`."""
-        rate = done / seconds if seconds > 0 else 0.0
-        left = (total - before - done) / rate if rate else None
-        return cls(
-            rows_done=before + done,
-            rows_total=total,
-            failed=failed,
-            images_per_second=rate,
-            seconds_left=left,
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,12 +146,9 @@ class Reporter:
 
     def _tell(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
-            answered, failed = ray.get(self.monitor.counts.remote(), timeout=_PATIENCE_SECONDS)
-            done = answered + failed
-            if not done:
+            engines: Snapshot = ray.get(self.monitor.snapshot.remote(), timeout=_PATIENCE_SECONDS)
+            if not engines.stats.rows_answered + engines.stats.rows_failed:
                 # The clock starts when the engines do: loading a model says nothing about the time that is left.
                 self._started = time.monotonic()
             seconds = time.monotonic() - self._started
-            self.on_progress(
-                Progress.at(seconds=seconds, done=done, failed=failed, before=self.before, total=self.total)
-            )
+            self.on_progress(Progress.at(engines, seconds=seconds, before=self.before, total=self.total))

@@ -6,14 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
-from star_batch.metrics import Summary
+from star_batch.metrics import Progress, Summary
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
 from star_batch.pipeline.digests import Digests, is_in
@@ -27,11 +26,12 @@ from star_batch.pipeline.epochs import (
     next_epoch,
     open_epoch,
 )
+from star_batch.pipeline.export import Board, endpoint, push
 from star_batch.pipeline.finalise import Expected, RunTotals, finalise, read_summary
 from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.lease import Lease
-from star_batch.pipeline.monitor import Progress, Reporter, read_totals, start_monitor
+from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
@@ -63,9 +63,11 @@ def run(
         TooManyFailed: more rows have failed than the job allows.
         Interrupted: Ctrl-C, or SIGTERM.
     """
+    summary = None
     try:
         with _terminated_like_interrupted():
-            return _run(config, on_progress, verbose, backend or Backend())
+            summary = _run(config, on_progress, verbose, backend or Backend())
+            return summary
     except KeyboardInterrupt:
         raise Interrupted(_how_to_go_on(config)) from None
     except StarBatchError as error:
@@ -73,6 +75,8 @@ def run(
         if text == str(error):
             raise
         raise type(error)(text) from None
+    finally:
+        push(config.metrics, summary)
 
 
 @contextlib.contextmanager
@@ -98,7 +102,7 @@ class _Job:
     plan: InputPlan
     ids: Digests
     fingerprint: Fingerprint
-    on_progress: OnProgress | None = field(repr=False)
+    on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
 
     def left(self, done: Sequence[Commit]) -> InputPlan:
@@ -116,14 +120,22 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         plan=plan,
         ids=ids,
         fingerprint=fingerprint_of(config, backend.identify(config)),
-        on_progress=on_progress,
         verbose=verbose,
     )
     summary = _finished_before(job)
     if summary is not None:
         return summary
-    with Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
-        return _run_alone(job, lease)
+    with endpoint(config.metrics) as board, Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
+        return _run_alone(replace(job, on_progress=_telling(board, on_progress)), lease)
+
+
+def _telling(board: Board, on_progress: OnProgress | None) -> OnProgress:
+    def tell(progress: Progress) -> None:
+        board.show(progress)
+        if on_progress is not None:
+            on_progress(progress)
+
+    return tell
 
 
 def _finished_before(job: _Job) -> Summary | None:
@@ -196,19 +208,12 @@ def _execute(job: _Job, work: Work, kept: Sequence[Commit]) -> RunTotals:
         amend(job.output, {"cluster": shown_resources()})
         started = time.monotonic()
         monitor = start_monitor()
-        with _reporter(monitor, job.on_progress, sum(commit.rows for commit in kept), job.plan.num_rows):
+        before = sum(commit.rows for commit in kept)
+        with Reporter(monitor=monitor, on_progress=job.on_progress, before=before, total=job.plan.num_rows):
             answer_all(replace(work, monitor=monitor))
         seconds = time.monotonic() - started
         answered = sum(commit.answered for commit in kept)
         return RunTotals(answered_before=answered, totals=read_totals(monitor), wall_seconds=seconds)
-
-
-def _reporter(
-    monitor: object, on_progress: OnProgress | None, num_before: int, total: int
-) -> AbstractContextManager[object]:
-    if on_progress is None:
-        return nullcontext()
-    return Reporter(monitor=monitor, on_progress=on_progress, before=num_before, total=total)
 
 
 def _how_to_go_on(config: JobConfig) -> str:

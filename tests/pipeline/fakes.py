@@ -15,7 +15,7 @@ from PIL import Image
 
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ModelError, PromptTooLong
-from star_batch.metrics import EngineStats
+from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.pipeline import Backend
 from star_batch.pipeline.backend import Engine
@@ -86,6 +86,9 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         return self._stats + EngineStats()
+
+    def readings(self) -> Readings:
+        return Readings()
 
     def _run(self) -> None:
         while True:

@@ -1,7 +1,9 @@
+from collections import Counter
+
 import pytest
 
-from star_batch.metrics import EngineStats
-from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA, Monitor, Progress, Report, Totals
+from star_batch.metrics import EngineStats, Readings
+from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA, Monitor, Report, Totals
 
 
 def report(actor: str, time: float, answered: int, failed: int = 0) -> Report:
@@ -14,7 +16,6 @@ def test_intervals_are_differences_and_totals_are_sums() -> None:
     for said in [report("a", 1.0, 0), report("b", 1.0, 0), report("a", 3.0, 10), report("a", 4.0, 15, failed=2)]:
         monitor.report(said)
     totals = monitor.totals()
-    assert monitor.counts() == (15, 2)
     assert totals.fetch_seconds == 2.5
     assert [(i.actor, i.start, i.end, i.stats.rows_answered) for i in totals.intervals] == [
         ("a", 1.0, 3.0, 10),
@@ -29,12 +30,19 @@ def test_no_reports_make_an_empty_table() -> None:
     assert Totals().to_table().num_rows == 0
 
 
-def test_progress_tells_the_time_that_is_left() -> None:
-    progress = Progress.at(seconds=10.0, done=50, failed=5, before=100, total=200)
-    assert (progress.rows_done, progress.rows_total, progress.failed) == (150, 200, 5)
-    assert progress.images_per_second == pytest.approx(5.0)
-    assert progress.seconds_left == pytest.approx(10.0)
-
-
-def test_progress_before_the_first_row() -> None:
-    assert Progress.at(seconds=0.0, done=0, failed=0, before=0, total=200).seconds_left is None
+def test_a_snapshot_adds_engines_up_and_one_that_is_silent_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows and errors stay counted; the rows that waited in it are somebody else's by now."""
+    now = [100.0]
+    monkeypatch.setattr("star_batch.pipeline.monitor.time.monotonic", lambda: now[0])
+    monitor = Monitor()
+    for actor, heard in (("lost", 100.0), ("new", 110.0)):
+        now[0] = heard
+        readings = Readings(rows_waiting=4, idle_seconds=1.0)
+        stats = EngineStats(rows_answered=10, rows_failed=1)
+        errors = Counter(image_missing=1)
+        monitor.report(Report(actor=actor, time=0.0, stats=stats, fetch_seconds=0.0, readings=readings, errors=errors))
+    assert (monitor.snapshot().engines, monitor.snapshot().readings.rows_waiting) == (2, 8)
+    now[0] = 120.0
+    seen = monitor.snapshot()
+    assert (seen.engines, seen.readings.rows_waiting, seen.readings.idle_seconds) == (1, 4, 2.0)
+    assert (seen.stats.rows_answered, seen.errors) == (20, Counter(image_missing=2))
