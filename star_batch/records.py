@@ -27,7 +27,7 @@ class Record:
     `prompt` is the user's words, rendered with the checkpoint's chat template; with `raw` it is the
     whole text, with the checkpoint's image token where the image goes.
     `max_new_tokens` overrides the job's; no stop token is taken before `min_new_tokens`.
-    With `choices` the answer is always one of them.
+    With `choices` the answer is always one of them; with `with_kept` it says which visual tokens were kept.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Record:
     choices: tuple[str, ...] | None = None
     stop: tuple[str, ...] = ()
     raw: bool = False
+    with_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class Times:
 class Answer:
     """What became of one record: a text, or an error with its kind.
 
-    `num_visual` visual tokens were offered and `num_kept` kept, one number per layer group.
+    `num_visual` visual tokens were offered and `num_kept` kept, one number per layer group;
+    `kept` holds their indices, rising, if the record asked for them.
     `num_prompt` counts the text tokens of the prompt, `num_output` the tokens generated.
     `label` is the choice taken and `label_probability` its share among the choices.
     """
@@ -73,6 +75,7 @@ class Answer:
     label_probability: float | None = None
     num_visual: int | None = None
     num_kept: tuple[int, ...] | None = None
+    kept: tuple[tuple[int, ...], ...] | None = None
     num_prompt: int | None = None
     num_output: int | None = None
     times: Times = field(default_factory=Times)

@@ -40,6 +40,7 @@ def answer_of(sequence: Sequence) -> Answer:
         label_probability=sequence.choice_probability if label is not None else None,
         num_visual=sequence.num_visual,
         num_kept=sequence.counts,
+        kept=tuple(tuple(places.tolist()) for places in sequence.kept) if sequence.kept is not None else None,
         num_prompt=sequence.prompt.num_tokens,
         num_output=len(sequence.output),
         times=sequence.clock.times(),

@@ -72,6 +72,7 @@ class Intake:
             num_visual=num_visual,
             counts=self._plan.counts(num_visual),
             limits=limits,
+            kept=[] if record.with_kept else None,
             image_key=digest(pixels.data) + (record.id.encode() if self._plan.is_per_record else b""),
         )
         if record.choices is not None:

@@ -77,6 +77,8 @@ class Runner:
         start = time.perf_counter()
         hidden = self._embed_prompts(sequences)
         positions = layout.original_positions(sequences)
+        for sequence in sequences:
+            sequence.note_kept(0, sequence.encoded.kept)
         for group, layers in enumerate(self.plan.layer_groups):
             hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
             if scores:
@@ -176,6 +178,8 @@ class Runner:
             counts = [sequence.counts[group + 1] for sequence in sequences]
             kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
             on_host = torch.cat(kept).cpu().split(counts)  # one wait for the device, not one per row
+            for sequence, places in zip(sequences, on_host, strict=True):
+                sequence.note_kept(group + 1, places)
             return layout.kept_index(layout.spans_of(sequences, group), on_host)
 
     def _decode_batch(self, sequences: Seq[Sequence]) -> BatchAttention:

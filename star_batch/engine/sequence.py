@@ -71,7 +71,8 @@ class Sequence:
 
     `counts` visual tokens per layer group; `pages` KV pages per layer group while it runs;
     `pixels` until the image is encoded, then `image` until it is prefilled; rows of equal `image_key`
-    have the same image; `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
+    have the same image; `kept` visual tokens per layer group, as indices on the host, if the record wants to know;
+    `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Sequence:
     clock: Clock = field(default_factory=Clock)
     image: EncodedImage | None = None
     image_key: bytes = b""
+    kept: list[Tensor] | None = None
     error: RecordError | None = None
     pages: tuple[list[int], ...] = ()
     output: list[int] = field(default_factory=list)
@@ -120,6 +122,12 @@ class Sequence:
     def cached(self, group: int) -> int:
         """Tokens of it in the group's KV cache before the next decode step."""
         return self.prompt.num_tokens + self.counts[group] + len(self.output) - 1
+
+    def note_kept(self, group: int, places: Tensor) -> None:
+        """From layer group `group` on it sees only these places of what the group before it saw."""
+        if self.kept is not None:
+            seen = self.kept[group - 1][places] if group else places
+            self.kept[group:] = [seen] * (len(self.counts) - group)
 
     def next_position(self, group: int, positions: Positions) -> int:
         """Rotary position of its latest token: counted on from the unpruned length, unless compact."""

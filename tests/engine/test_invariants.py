@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -95,6 +97,18 @@ def test_pruning_changes_something_and_counts_what_it_kept(tiny: str, pruning: P
         assert answer.num_visual == NUM_VISUAL
         assert answer.num_kept is not None
         assert max(answer.num_kept) < NUM_VISUAL
+
+
+@pytest.mark.parametrize("pruning", [Pruning(), *PRUNINGS], ids=ids)
+def test_who_asks_is_told_what_was_kept_and_answers_stay_the_same(tiny: str, pruning: Pruning) -> None:
+    asking = [replace(record, with_kept=number % 2 == 0) for number, record in enumerate(random_records(6))]
+    found = answers(tiny, asking, pruning)
+    assert tokens(found) == tokens(answers(tiny, random_records(6), pruning))
+    assert [answer.kept is not None for answer in found] == [record.with_kept for record in asking]
+    for kept, counts in ((answer.kept, answer.num_kept) for answer in found if answer.kept is not None):
+        assert tuple(map(len, kept)) == counts
+        assert all(sorted(set(group)) == list(group) and group[-1] < NUM_VISUAL for group in kept)
+        assert all(set(later) <= set(earlier) for earlier, later in pairwise(kept))
 
 
 def test_tight_memory_and_a_tight_token_budget_change_no_answer(tiny: str) -> None:

@@ -1,6 +1,7 @@
 """Pruning inside the language model, held against a reference that recomputes everything without a cache."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from star_batch import Engine, EngineOptions, Pruning, Record
 from star_batch.engine.attention import PackedPrefill, Span
+from star_batch.engine.finish import answer_of
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.sequence import EncodedImage
 from star_batch.engine.sequence import Sequence as EngineSequence
@@ -39,6 +41,8 @@ class Reference:
             output.append(int(logits.argmax()))
             if output[-1] == 2:
                 break
+        assert late is not None
+        self.kept = (tuple(image.kept.tolist()), tuple(image.kept[late].tolist()))
         return tuple(output)
 
     def _forward(
@@ -100,11 +104,13 @@ def captured(engine: Engine, records: Sequence[Record]) -> list[tuple[EngineSequ
 def test_two_stages_equal_a_full_recompute_at_every_step(tiny: str, layer: int, positions: str) -> None:
     pruning = Pruning(method="star", early_keep=30, late_keep=7, late_layer=layer, positions=positions)  # type: ignore[arg-type]
     reference = Reference(tiny, layer=layer, num_late=7, is_compact=positions == "compact")
+    records = [replace(record, with_kept=True) for record in random_records(8)]
     with Engine.from_pretrained(
         tiny, pruning=pruning, dtype="float32", options=EngineOptions(vision_batch=4)
     ) as engine:
-        for sequence, image in captured(engine, random_records(8)):
+        for sequence, image in captured(engine, records):
             assert reference.generate(sequence, image, 10) == tuple(sequence.output)
+            assert answer_of(sequence).kept == reference.kept
 
 
 def test_layers_below_the_late_one_are_as_without_it(tiny: str) -> None:
