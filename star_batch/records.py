@@ -1,6 +1,6 @@
 """A record in, an answer out, and the one Arrow schema of the answers. Knows no model and no files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Literal, TypeAlias
@@ -62,7 +62,8 @@ class Answer:
     `num_visual` visual tokens were offered and `num_kept` kept, one number per layer group;
     `kept` holds their indices, rising, if the record asked for them.
     `num_prompt` counts the text tokens of the prompt, `num_output` the tokens generated.
-    `label` is the choice taken and `label_probability` its share among the choices.
+    `label` is the choice taken, the likeliest; `label_probabilities` of all choices add up to one, `label_margin` is
+    how far the choice taken is above the next. How they are counted: `engine/choices.py`.
     """
 
     id: str
@@ -73,6 +74,8 @@ class Answer:
     error_kind: str | None = None
     label: str | None = None
     label_probability: float | None = None
+    label_margin: float | None = None
+    label_probabilities: Mapping[str, float] | None = None
     num_visual: int | None = None
     num_kept: tuple[int, ...] | None = None
     kept: tuple[tuple[int, ...], ...] | None = None
@@ -94,6 +97,8 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("finish_reason", pa.string()),
         pa.field("label", pa.string()),
         pa.field("label_probability", pa.float64()),
+        pa.field("label_margin", pa.float64()),
+        pa.field("label_probabilities", pa.map_(pa.string(), pa.float64())),
         pa.field("num_visual", pa.int32()),
         pa.field("num_kept", pa.list_(pa.int32())),
         pa.field("num_prompt", pa.int32()),
@@ -136,6 +141,8 @@ def _to_row(answer: Answer, reference: str | None, with_token_ids: bool) -> dict
         "finish_reason": answer.finish_reason,
         "label": answer.label,
         "label_probability": answer.label_probability,
+        "label_margin": answer.label_margin,
+        "label_probabilities": answer.label_probabilities,
         "num_visual": answer.num_visual,
         "num_kept": list(answer.num_kept) if answer.num_kept is not None else None,
         "num_prompt": answer.num_prompt,

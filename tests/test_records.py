@@ -44,6 +44,8 @@ def test_an_answer_as_a_row() -> None:
         "finish_reason": "stop",
         "label": "red",
         "label_probability": 0.75,
+        "label_margin": None,
+        "label_probabilities": None,
         "num_visual": 144,
         "num_kept": [54, 18],
         "num_prompt": 9,

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.sequence import Sequence
 from star_batch.records import Answer, FinishReason
 
@@ -12,13 +13,17 @@ Decode: TypeAlias = Callable[[Seq[int]], str]
 
 
 def extend(sequence: Sequence, token: int, *, stop_ids: frozenset[int], decode: Decode) -> None:
-    """Take in the next token; sets `finish_reason` and `text` if the answer ends with it."""
+    """Take in the next token; sets `finish_reason` and `text` if the answer ends with it.
+
+    Among choices the token is not looked at: their search has weighed what could follow.
+    """
     if sequence.error is not None:
         return
+    if sequence.search is not None:
+        _follow(sequence, sequence.search)
+        return
     sequence.output.append(token)
-    if sequence.choice is not None:
-        _follow(sequence, token)
-    elif token in stop_ids:
+    if token in stop_ids:
         _end(sequence, decode(sequence.output[:-1]), "stop")
     elif (cut := _before_stop(sequence, decode)) is not None:
         _end(sequence, cut, "stop")
@@ -30,20 +35,18 @@ def answer_of(sequence: Sequence) -> Answer:
     """What the caller gets for a finished sequence."""
     if sequence.error is not None:
         return Answer.failed(sequence.id, sequence.error)
-    label = sequence.choice.label if sequence.choice is not None else None
     return Answer(
         id=sequence.id,
         text=sequence.text,
         token_ids=tuple(sequence.output),
         finish_reason=sequence.finish_reason,
-        label=label,
-        label_probability=sequence.choice_probability if label is not None else None,
         num_visual=sequence.num_visual,
         num_kept=sequence.counts,
         kept=tuple(tuple(places.tolist()) for places in sequence.kept) if sequence.kept is not None else None,
         num_prompt=sequence.prompt.num_tokens,
         num_output=len(sequence.output),
         times=sequence.clock.times(),
+        **_label(sequence),
     )
 
 
@@ -61,15 +64,25 @@ def _before_stop(sequence: Sequence, decode: Decode) -> str | None:
     return text[: min(places)] if places else None
 
 
-def _follow(sequence: Sequence, token: int) -> None:
-    """One step down the trie; once a single label is left, its remaining tokens need no model."""
-    assert sequence.choice is not None
-    node = sequence.choice.children.get(token)
-    if node is None:  # the end token, which closes a choice that others go on from
-        _end(sequence, sequence.choice.label or "", "stop")
+def _follow(sequence: Sequence, search: ChoiceSearch) -> None:
+    """To the next place to weigh, or to the likeliest choice, whose tokens need no model."""
+    if not search.is_done:
+        sequence.output = search.next_output(sequence.output)
         return
-    sequence.choice = node
-    if node.is_decided:
-        rest, sequence.choice = node.rest()
-        sequence.output += rest
-        _end(sequence, sequence.choice.label or "", "stop")
+    sequence.probabilities = search.probabilities()
+    sequence.label = max(sequence.probabilities, key=sequence.probabilities.__getitem__)
+    sequence.output = list(search.token_ids(sequence.label))
+    _end(sequence, sequence.label, "stop")
+
+
+def _label(sequence: Sequence) -> dict[str, Any]:
+    """What an answer says about the choice taken."""
+    if sequence.probabilities is None:
+        return {}
+    best, second = sorted((0.0, *sequence.probabilities.values()))[:-3:-1]
+    return {
+        "label": sequence.label,
+        "label_probability": best,
+        "label_margin": best - second,
+        "label_probabilities": sequence.probabilities,
+    }

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from star_batch import images
-from star_batch.engine.choices import choice_trie
+from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import Limits, Sequence, digest
 from star_batch.errors import ImageUnreadable, PromptInvalid, PromptTooLong, RecordError, RowTooLarge, ValueInvalid
@@ -100,7 +100,7 @@ class Intake:
     def _restrict(self, sequence: Sequence, choices: tuple[str, ...]) -> None:
         token_ids = {choice: self._preprocessor.answer_ids(choice) for choice in choices}
         check_choices(token_ids, can_stop=self._can_stop)
-        sequence.choice = choice_trie(token_ids)
+        sequence.search = ChoiceSearch(token_ids)
         longest = max(map(len, token_ids.values()))
         sequence.limits = replace(sequence.limits, max_new_tokens=longest + 1)
 

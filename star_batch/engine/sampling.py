@@ -5,6 +5,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
+from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.sequence import Sequence
 from star_batch.errors import NotFinite
 
@@ -12,6 +13,7 @@ from star_batch.errors import NotFinite
 def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[int]:
     """One token id per sequence from float32 logits `[B, V]`; a row without finite logits gets an error.
 
+    A row with choices has them weighed instead, and its token says nothing.
     Greedy rows share one argmax on the device; rows with a temperature, choices or a minimum length are
     looked at one by one.
     """
@@ -20,8 +22,8 @@ def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[in
     for index, sequence in enumerate(sequences):
         if not is_finite[index]:
             sequence.error = NotFinite("the model put out numbers that are not finite for this row")
-        elif sequence.choice is not None:
-            tokens[index] = _choose(logits[index], sequence, stop_ids)
+        elif sequence.search is not None:
+            _weigh(logits[index], sequence, sequence.search, stop_ids)
         elif not _is_plain(sequence):
             tokens[index] = _pick(_without_stops(logits[index], sequence, stop_ids), sequence)
     return tokens
@@ -60,19 +62,16 @@ def _generator(sequence: Sequence) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % 2**63)
 
 
-def _choose(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> int:
-    """The best of the tokens that lead on to a choice; its share among them goes into the sequence's probability.
+def _weigh(logits: Tensor, sequence: Sequence, search: ChoiceSearch, stop_ids: frozenset[int]) -> None:
+    """Shares among the tokens that lead on to a choice, where the search stands at a place to weigh.
 
     Ending where others go on is one option, however many stop tokens the model has.
     """
-    assert sequence.choice is not None
-    options = list(sequence.choice.children)
+    if not search.is_at(sequence.output):
+        return
+    options, may_end = search.options
     scores = logits[torch.tensor(options, device=logits.device)].double()
-    if sequence.choice.may_end:
+    if may_end:
         stops = logits[torch.tensor(sorted(stop_ids), device=logits.device)].double()
-        options.append(min(stop_ids))
         scores = torch.cat([scores, stops.logsumexp(dim=0, keepdim=True)])
-    shares = scores.softmax(dim=-1)
-    best = int(shares.argmax())
-    sequence.choice_probability *= float(shares[best])
-    return options[best]
+    search.weigh(scores.softmax(dim=-1).tolist())

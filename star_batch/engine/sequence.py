@@ -11,7 +11,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from star_batch.engine.choices import ChoiceNode
+from star_batch.engine.choices import ChoiceSearch
 from star_batch.errors import RecordError
 from star_batch.models import Prompt
 from star_batch.options import Positions
@@ -72,7 +72,7 @@ class Sequence:
     `counts` visual tokens per layer group; `pages` KV pages per layer group while it runs;
     `pixels` until the image is encoded, then `image` until it is prefilled; rows of equal `image_key`
     have the same image; `kept` visual tokens per layer group, as indices on the host, if the record wants to know;
-    `choice` where it stands among its choices, if it has any, and `choice_probability` so far.
+    `search` among its choices, if it has any, and the `label` and `probabilities` it ended with.
     """
 
     id: str
@@ -88,8 +88,9 @@ class Sequence:
     error: RecordError | None = None
     pages: tuple[list[int], ...] = ()
     output: list[int] = field(default_factory=list)
-    choice: ChoiceNode | None = None
-    choice_probability: float = 1.0
+    search: ChoiceSearch | None = None
+    label: str | None = None
+    probabilities: dict[str, float] | None = None
     text: str | None = None
     finish_reason: FinishReason | None = None
 

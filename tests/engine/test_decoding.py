@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
-from star_batch.engine.choices import choice_trie
+from star_batch.engine.choices import NEGLIGIBLE, ChoiceNode, ChoiceSearch, choice_trie
 from star_batch.engine.finish import extend
 from star_batch.engine.sampling import next_tokens, nucleus
 from star_batch.engine.sequence import EncodedImage, Limits, Sequence
@@ -86,8 +86,33 @@ def test_an_answer_with_choices_is_always_one_of_them(tiny: str) -> None:
     assert len({a.text for a in found}) > 1
     for a in found:
         assert a.label == a.text
-        assert a.label_probability is not None
-        assert 0 < a.label_probability <= 1
+        assert a.label_probabilities is not None
+        assert tuple(a.label_probabilities) == choices
+        assert sum(a.label_probabilities.values()) == pytest.approx(1.0)
+        first, second, *_ = sorted(a.label_probabilities.values(), reverse=True)
+        assert a.label_probability == first == a.label_probabilities[str(a.label)]
+        assert a.label_margin == pytest.approx(first - second)
+
+
+def test_going_back_in_the_trie_leaves_nothing_in_the_cache(tiny: str) -> None:
+    """Each part of the trie asked for alone gives the same shares as all of them in one search that goes back."""
+    deep = ("w1 w2 w3", "w1 w2 w4 w5", "w1 w2 w4 w6", "w1 w7")
+    both = (*deep, "w9 w2 w3", "w9 w2 w4")
+    num_compared = 0
+    with Engine.from_pretrained(tiny, dtype="float32") as engine:
+        for seed in range(12):
+            alone, other, whole = engine.answer(
+                [record(f"{i}", seed=seed, choices=c) for i, c in enumerate((deep, both[len(deep) :], both))]
+            )
+            found = whole.label_probabilities or {}
+            if min(found.values()) < 0.001:  # a part of the trie may not have been looked into
+                continue
+            for part in (alone, other):
+                shares = part.label_probabilities or {}
+                mass = sum(found[choice] for choice in shares)
+                assert {c: found[c] / mass for c in shares} == pytest.approx(shares, abs=1e-4)
+                num_compared += 1
+    assert num_compared
 
 
 def test_choices_that_part_at_the_first_token_need_no_decode_step(tiny: str) -> None:
@@ -97,17 +122,59 @@ def test_choices_that_part_at_the_first_token_need_no_decode_step(tiny: str) -> 
     assert found.num_output == 3
 
 
-def test_a_trie_knows_where_a_choice_may_end_and_where_it_is_decided() -> None:
+def test_choices_that_part_at_the_second_token_need_one_decode_step(tiny: str) -> None:
+    with Engine.from_pretrained(tiny, dtype="float32") as engine:
+        engine.answer([record(choices=("w5 w6 w7", "w5 w8 w7"))])
+        assert engine.stats().decode_steps == 1
+
+
+def test_a_trie_knows_where_a_choice_may_end_and_what_follows() -> None:
     trie = choice_trie({"a": (1,), "ab": (1, 2), "c": (3, 4)})
     assert not trie.may_end
     assert trie.children[1].may_end
-    assert not trie.children[1].is_decided
-    assert trie.children[3].is_decided
     assert trie.children[3].rest()[0] == [4]
+    assert list(trie.labels()) == ["a", "ab", "c"]
 
 
-def chosen(logits: list[float], choices: dict[str, tuple[int, ...]], stop_ids: set[int]) -> tuple[int, float]:
-    """Token and probability at the first node of the trie."""
+def shares_of(path: tuple[int, ...], options: list[int], may_end: bool) -> list[float]:
+    """A model of nothing but numbers: what comes after a path depends on it alone."""
+    weights = [1.0 + (hash((path, option)) % 97) ** 2 for option in (*options, *([-1] if may_end else []))]
+    return [weight / sum(weights) for weight in weights]
+
+
+def exactly(node: ChoiceNode, path: tuple[int, ...] = (), mass: float = 1.0) -> dict[str, float]:
+    """The probability of every choice, by looking everywhere."""
+    if not node.children:
+        return {str(node.label): mass}
+    shares = shares_of(path, list(node.children), node.may_end)
+    found = {str(node.label): mass * shares[-1]} if node.may_end else {}
+    for (token, child), share in zip(node.children.items(), shares, strict=False):
+        found |= exactly(child, (*path, token), mass * share)
+    return found
+
+
+@given(st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=40))
+def test_the_search_finds_the_likeliest_choice_by_steps_that_a_cache_allows(choices: set[tuple[int, ...]]) -> None:
+    token_ids = {str(choice): choice for choice in sorted(choices)}
+    search, output = ChoiceSearch(token_ids), list[int]()
+    while True:
+        if search.is_at(output):
+            search.weigh(shares_of(tuple(output), *search.options))
+        if search.is_done:
+            break
+        before, output = output, search.next_output(output)
+        assert output[:-1] == before[: len(output) - 1]
+    found, exact = search.probabilities(), exactly(choice_trie(token_ids))
+    assert list(found) == list(token_ids)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert max(found.values()) == pytest.approx(max(exact.values()))
+    assert found == pytest.approx(exact, abs=NEGLIGIBLE * max(exact.values()))
+
+
+def weighed(
+    logits: list[float], choices: dict[str, tuple[int, ...]], stop_ids: set[int], output: list[int]
+) -> Sequence:
+    """A sequence whose search has seen these logits after `output`."""
     sequence = Sequence(
         id="a",
         prompt=Prompt((), ()),
@@ -115,35 +182,33 @@ def chosen(logits: list[float], choices: dict[str, tuple[int, ...]], stop_ids: s
         num_visual=1,
         counts=(1,),
         limits=Limits(max_new_tokens=5),
-        choice=choice_trie(choices),
+        output=output,
+        search=ChoiceSearch(choices),
     )
     (token,) = next_tokens(torch.tensor([logits]), [sequence], frozenset(stop_ids))
-    return token, sequence.choice_probability
+    extend(sequence, token, stop_ids=frozenset(stop_ids), decode=str)
+    return sequence
 
 
 def test_a_label_is_taken_by_its_share_among_the_choices() -> None:
-    token, probability = chosen([9.0, 1.0, 2.0, 9.0], {"x": (1,), "y": (2,)}, {0})
-    assert token == 2
-    assert probability == pytest.approx(1 / (1 + math.exp(-1.0)))
+    sequence = weighed([9.0, 1.0, 2.0, 9.0], {"x": (1,), "y": (2,)}, {0}, [])
+    assert sequence.text == "y"
+    assert sequence.probabilities == pytest.approx({"x": 1 / (1 + math.e), "y": 1 / (1 + math.exp(-1.0))})
 
 
 def test_every_stop_token_speaks_for_ending_a_choice() -> None:
     """Chat checkpoints name several; the smallest is seldom the one that ends a turn."""
-    node = choice_trie({"a": (3,), "ab": (3, 4)}).children[3]
-    sequence = Sequence(
-        id="a",
-        prompt=Prompt((), ()),
-        pixels=None,
-        num_visual=1,
-        counts=(1,),
-        limits=Limits(max_new_tokens=5),
-        output=[3],
-        choice=node,
-    )
-    logits = torch.tensor([[-9.0, -9.0, 5.0, 0.0, 1.0]])
-    (token,) = next_tokens(logits, [sequence], frozenset({1, 2}))
-    extend(sequence, token, stop_ids=frozenset({1, 2}), decode=str)
+    sequence = weighed([-9.0, -9.0, 5.0, 0.0, 1.0], {"a": (3,), "ab": (3, 4)}, {1, 2}, [3])
     assert (sequence.text, sequence.finish_reason) == ("a", "stop")
+
+
+def test_the_likeliest_choice_is_not_where_a_greedy_walk_leads() -> None:
+    """Two shades share the first token's mass; the one colour that has less of it is still the best guess."""
+    search = ChoiceSearch({"light blue": (1, 2), "light green": (1, 3), "red": (4,)})
+    search.weigh([0.6, 0.4])
+    assert not search.is_done
+    search.weigh([0.5, 0.5])
+    assert search.probabilities() == pytest.approx({"light blue": 0.3, "light green": 0.3, "red": 0.4})
 
 
 def test_the_jobs_stop_strings_hold_for_every_record(tiny: str) -> None:
