@@ -90,8 +90,10 @@ class Input(_Section):
 
 
 class Output(_Section):
-    """Where the answers go; `rows_per_file` is the commit unit: what one marker covers.
+    """Where the answers go. A file and its marker are a commit: all of its rows become visible, or none.
 
+    `rows_per_file`, `seconds_per_file`: answers wait for each other until a file is full, but not where the engines
+    would need longer than that to fill one.
     `retry_failed`: rows that failed in an earlier run are answered again.
     `lease_seconds`: a run that was not heard of for so long may be succeeded by another.
     """
@@ -102,6 +104,7 @@ class Output(_Section):
     lease_seconds: float = Field(default=60.0, ge=1.0)
     token_ids: bool = False
     rows_per_file: int = Field(default=512, ge=1)
+    seconds_per_file: float = Field(default=60.0, gt=0.0)
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
 

@@ -1,8 +1,9 @@
 """GPU stage: one Ray actor owns one engine and feeds it windows of rows from several concurrent calls.
 
-Rows that failed before come through untouched. What the engine raises stops the job, as rows that cannot be
-answered are answers with an error; but a process whose accelerator is lost, or whose engine hangs, makes room
-for a fresh one. Knows no storage.
+Rows that failed before come through untouched. Answers that come too slowly to fill a file in time are committed
+here and now; the others go on to where Ray puts them together. What the engine raises stops the job, as rows that
+cannot be answered are answers with an error; but a process whose accelerator is lost, or whose engine hangs, makes
+room for a fresh one.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
 from star_batch.pipeline.preprocess import kept_fields
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
+from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Pixels, Record, to_table
 
@@ -51,6 +53,7 @@ class ActorSettings:
     backend: Backend
     fingerprint: str
     input_schema: pa.Schema
+    sink: AnswersSink
     monitor: Any = field(repr=False)
     warden: Any = field(repr=False)
 
@@ -88,6 +91,7 @@ class EngineActor:
             self._watch()
             self._metrics = RayMetrics()
             threading.Thread(target=self._report_for_ever, name="star-batch-report", daemon=True).start()
+        self._pace = _share_of_a_file(settings.config)
 
     def _watch(self) -> None:
         Watchdog(
@@ -104,7 +108,7 @@ class EngineActor:
         answers = await self._answer(rows)
         self._num_open -= 1
         await self._count(rows, answers)
-        yield self._to_table(rows, answers)
+        yield await self._committed_if_slow(self._to_table(rows, answers))
 
     async def _answer(self, rows: pa.Table) -> list[Answer]:
         failed = [_failed(row) for row in rows.select(["id", "error", "error_type"]).to_pylist()]
@@ -131,6 +135,13 @@ class EngineActor:
                 f"the engine gave {len(answers)} answers to {len(records)} records, or in another order"
             )
         return answers
+
+    async def _committed_if_slow(self, answers: pa.Table) -> pa.Table:
+        """What is left to commit. If this process dies between marker and reply, the same rows come again and lose."""
+        if not self._pace.is_slow(answers.num_rows, time.monotonic()):
+            return answers
+        await asyncio.to_thread(self._settings.sink.write, [answers], None)
+        return answers.slice(0, 0)
 
     def _to_table(self, rows: pa.Table, answers: list[Answer]) -> pa.Table:
         config = self._settings.config
@@ -179,6 +190,11 @@ class EngineActor:
             )
             self._metrics.export(report.snapshot())
             return self._settings.monitor.report.remote(report)
+
+
+def _share_of_a_file(config: JobConfig) -> Pace:
+    rows = config.output.rows_per_file / config.cluster.actor_range[0]
+    return Pace(rows=rows, seconds=config.output.seconds_per_file, last=time.monotonic())
 
 
 async def _delivered(sent: Any) -> None:

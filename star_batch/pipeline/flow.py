@@ -1,12 +1,11 @@
 """The stages as one Ray Data plan: read, preprocess, answer, commit. Knows no row.
 
 Rows are repartitioned twice. Before preprocessing, so that a row group with many rows feeds many tasks; and
-after it to the commit unit, because what an actor is given as one block becomes one part. The second one also
-keeps Ray from fusing the preprocessing into the engines' processes.
+after it into windows, because what an actor is given as one block is repeated as a whole when the actor dies. The
+second one also keeps Ray from fusing the preprocessing into the engines' processes. The sink puts windows together.
 """
 
 import functools
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,6 @@ from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_war
 from star_batch.pipeline.read import read_dataset
 from star_batch.pipeline.sink import AnswersSink
 
-_WINDOWS_PER_CALL = 4  # how many batches of one block Ray Data gives an async actor at a time
 _CPUS_PER_WRITE = 0.25
 _START_SECONDS = 600.0  # in which a process is placed and has loaded its model
 
@@ -53,11 +51,11 @@ def answer_all(work: Work) -> None:
         ClusterError: the machines have no GPU for the actors.
         ray.exceptions.RayError: something failed in a task or an actor.
     """
-    unit = work.config.output.rows_per_file
+    output = work.config.output
     warden = start_warden(work.config.faults)
-    rows = read_dataset(work.plan, rows_per_task=unit)
+    rows = read_dataset(work.plan, rows_per_task=output.rows_per_file)
     rows.context.execution_no_progress_timeout_s = longest_silence(work.config.faults)
-    few = rows.repartition(target_num_rows_per_block=unit, strict=True)
+    few = rows.repartition(target_num_rows_per_block=output.rows_per_file, strict=True)
     prepared = few.map_batches(
         preprocess_block,
         fn_kwargs={"stage": _preprocess(work), "pieces": TaskQuarantine(warden).pieces},
@@ -65,10 +63,9 @@ def answer_all(work: Work) -> None:
         batch_format="pyarrow",
         udf_modifying_row_count=False,
     )
-    units = prepared.repartition(target_num_rows_per_block=unit, strict=True)
-    sink = AnswersSink(work.epoch, work.schema)
+    sink = AnswersSink(work.epoch, work.schema, output.rows_per_file)
     try:
-        _answered(work, units, warden).write_datasink(sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE})
+        _answered(work, prepared, sink, warden).write_datasink(sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE})
     finally:
         log_deaths(warden)
 
@@ -78,25 +75,27 @@ def _preprocess(work: Work) -> Preprocess:
     return Preprocess(input=work.config.input, schema=work.plan.schema, root=work.plan.root, load=load)
 
 
-def _answered(work: Work, prepared: "ray.data.Dataset", warden: Any) -> "ray.data.Dataset":
+def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warden: Any) -> "ray.data.Dataset":
     cluster = work.config.cluster
+    rows_per_window = min(cluster.rows_per_window, work.config.output.rows_per_file)
     settings = ActorSettings(
         config=work.config,
         backend=work.backend,
         fingerprint=work.epoch.fingerprint,
         input_schema=work.plan.schema,
+        sink=sink,
         monitor=work.monitor,
         warden=warden,
     )
     low, high = cluster.actor_range
-    calls = num_calls(work.config)
-    return prepared.map_batches(
+    # One more than the engine works on: it waits at the door.
+    calls = cluster.windows + 1
+    windows = prepared.repartition(target_num_rows_per_block=rows_per_window, strict=True)
+    return windows.map_batches(
         EngineActor,
         fn_constructor_args=(settings,),
-        # Ray puts blocks of fewer rows together: not above the commit unit.
-        batch_size=min(cluster.rows_per_window, work.config.output.rows_per_file),
+        batch_size=rows_per_window,
         batch_format="pyarrow",
-        udf_modifying_row_count=False,
         num_cpus=cluster.cpus_per_actor,
         num_gpus=gpus_per_actor(work.config),
         compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_concurrent_calls_per_actor=calls),
@@ -106,16 +105,6 @@ def _answered(work: Work, prepared: "ray.data.Dataset", warden: Any) -> "ray.dat
 def longest_silence(faults: Faults) -> float:
     """Seconds after which a job that moves no block has come to a stop: more than all that may be gone through."""
     return faults.max_deaths_in_a_row * (faults.hang_seconds + _START_SECONDS)
-
-
-def num_calls(config: JobConfig) -> int:
-    """Blocks that an actor works on at the same time: enough for its windows, and one for when a block ends.
-
-    Not more, because these are the rows that are answered again after a crash.
-    """
-    windows = config.cluster.windows
-    per_call = min(_WINDOWS_PER_CALL, math.ceil(config.output.rows_per_file / config.cluster.rows_per_window))
-    return min(windows, math.ceil(windows / per_call) + 1)
 
 
 def gpus_per_actor(config: JobConfig) -> float:

@@ -9,7 +9,7 @@ local and NFS by a hard link. Knows no engine and no input.
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from ray.data.block import Block
@@ -24,17 +24,39 @@ from star_batch.pipeline.storage import Location, failing_as
 
 
 class AnswersSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
-    """Commits each block that Ray hands to a write task."""
+    """Commits what Ray hands to a write task: blocks that have `rows_per_file` rows together, or are the last."""
 
-    def __init__(self, epoch: Epoch, schema: pa.Schema) -> None:
+    def __init__(self, epoch: Epoch, schema: pa.Schema, rows_per_file: int) -> None:
         self._epoch = epoch
         self._schema = schema
+        self._rows_per_file = rows_per_file
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._rows_per_file
 
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
         tables = [_conform(block, self._schema) for block in blocks]
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
         if table.num_rows:
             commit_rows(self._epoch, table)
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """Whether answers should wait for others to share a file with: not at a pace at which `rows` take over `seconds`.
+
+    So what waits at any moment is less than a file, and was made in less than `seconds`. Times are a clock's.
+    """
+
+    rows: float
+    seconds: float
+    last: float
+
+    def is_slow(self, rows: int, now: float) -> bool:
+        """Whether these many answers, all that came since the last time, came slowly."""
+        passed, self.last = now - self.last, now
+        return passed * self.rows > rows * self.seconds
 
 
 def _conform(block: Block, schema: pa.Schema) -> pa.Table:

@@ -29,7 +29,7 @@ def plain(blocks: Any, folder: Path) -> None:
 
 
 def committed(blocks: Any, folder: Path) -> None:
-    sink = AnswersSink(opened(Location.of(str(folder))), ANSWER_SCHEMA)
+    sink = AnswersSink(opened(Location.of(str(folder))), ANSWER_SCHEMA, ROWS_PER_FILE)
     blocks.write_datasink(sink, ray_remote_args=TASK)
 
 

@@ -131,7 +131,7 @@ def soak(folder: Path, seed: int, num_kills: int, num_rows: int) -> bool:
         f"lost {len(wanted - found.keys())}, doubled {sum(count > 1 for count in found.values())}, "
         f"answered {answered(folder).total()} times for {num_rows} rows "
         f"({answered(folder).total() - num_rows} twice, {(answered(folder).total() - num_rows) / kills.total():.0f} "
-        f"per kill; in flight at most {UNIT * 4}); findings {verdict.findings}"
+        f"per kill; in flight at most {UNIT + (WINDOWS + 1) * PER_WINDOW}); findings {verdict.findings}"
     )
     return code == 0 and not verdict.findings and found == Counter(wanted)
 

@@ -3,12 +3,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.pipeline.digests import digest_ids
 from star_batch.pipeline.epochs import Epoch, Standing, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.sink import AnswersSink, commit_rows
+from star_batch.pipeline.sink import AnswersSink, Pace, commit_rows
 from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 
@@ -94,14 +96,14 @@ def test_a_death_before_the_marker_leaves_nothing_visible(
 def test_a_write_task_makes_one_part_of_the_fixed_schema(output: Location, epoch: Epoch) -> None:
     schema = pa.schema([*ANSWER_SCHEMA, pa.field("kept", pa.large_string())])
     blocks = [t.append_column("kept", pa.array([None])) for t in (answers("a"), answers("b", failed=1))]
-    AnswersSink(epoch, schema).write(iter([*blocks, schema.empty_table()]), None)
+    AnswersSink(epoch, schema, 512).write(iter([*blocks, schema.empty_table()]), None)
     [part] = parts(output)
     assert pq.read_schema(output.at("answers", part).path).equals(schema)
 
 
 def test_no_rows_make_no_part(output: Location, epoch: Epoch) -> None:
-    AnswersSink(epoch, ANSWER_SCHEMA).write(iter([ANSWER_SCHEMA.empty_table()]), None)
-    AnswersSink(epoch, ANSWER_SCHEMA).write(iter([]), None)
+    AnswersSink(epoch, ANSWER_SCHEMA, 512).write(iter([ANSWER_SCHEMA.empty_table()]), None)
+    AnswersSink(epoch, ANSWER_SCHEMA, 512).write(iter([]), None)
     assert parts(output) == []
 
 
@@ -150,3 +152,27 @@ def test_a_marker_that_arrives_after_the_end_is_read_by_nobody(
     monkeypatch.setattr(Location, "create", create_late)
     assert commit_rows(epoch, answers("a"))
     assert look(output).commits == ()
+
+
+@given(
+    arrivals=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(1, 64)), max_size=60),
+    rows=st.integers(1, 300),
+    seconds=st.floats(0.1, 60.0),
+)
+def test_what_waits_is_less_than_a_file_and_was_quickly_made(
+    arrivals: list[tuple[float, int]], rows: int, seconds: float
+) -> None:
+    """However slow and fast take turns."""
+    pace, now, waiting, work = Pace(rows=rows, seconds=seconds, last=0.0), 0.0, 0, 0.0
+    for passed, answered in arrivals:
+        now += passed
+        if not pace.is_slow(answered, now):
+            waiting, work = waiting + answered, work + passed
+        if waiting >= rows:
+            waiting, work = 0, 0.0
+        assert work <= seconds + 1e-6
+
+
+def test_a_slow_model_does_not_wait_for_a_full_file_and_a_fast_one_does() -> None:
+    pace = Pace(rows=512, seconds=60.0, last=100.0)
+    assert [pace.is_slow(64, now) for now in (102.0, 109.0, 129.0, 136.0, 3600.0)] == [False, False, True, False, True]
