@@ -1,41 +1,83 @@
 """What a person sees of a job: a live line while it runs, tables when it is done. Knows no job and no command.
 
-Results go to stdout, everything else to stderr. Texts from outside are never read as markup and bring
+Results go to stdout, everything else to stderr: remarks, warnings and errors as log records, in plain words or,
+for machines that read logs, as one JSON object per line. Texts from outside are never read as markup and bring
 no control characters.
 """
 
 import logging
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
+from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from star_batch.metrics import Progress as JobProgress
 from star_batch.metrics import Summary
 
 out = Console(markup=False, highlight=False)
 err = Console(markup=False, highlight=False, stderr=True)
+logger = logging.getLogger("star_batch")
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
+LogFormat: TypeAlias = Literal["text", "json"]
 
-class JobProgress(Protocol):
-    """How far a job is; the pipeline's `Progress` is one."""
 
-    @property
-    def rows_done(self) -> int: ...
-    @property
-    def rows_total(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-    @property
-    def images_per_second(self) -> float: ...
-    @property
-    def seconds_left(self) -> float | None: ...
+def set_up_logs(log_format: LogFormat = "text", *, quiet: bool = False, job: str | None = None) -> None:
+    """What the package logs goes to stderr: in text above the live line, in JSON with the job's name."""
+    handler: logging.Handler = _TerminalHandler()
+    sys.excepthook = sys.__excepthook__
+    if log_format == "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(_json_formatter(job))
+        sys.excepthook = lambda *error: logger.critical("a bug; please report it", exc_info=error)
+    logger.handlers = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def _json_formatter(job: str | None) -> logging.Formatter:
+    return JsonFormatter(
+        ["levelname", "message"],
+        rename_fields={"levelname": "level"},
+        static_fields={"job": job},
+        timestamp="ts",
+        json_ensure_ascii=False,
+    )
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints above the live line, and wraps no line, so that it can be copied."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(self.format(record), soft_wrap=True)
+
+
+def logs_json() -> bool:
+    """Whether logs are JSON, and so nothing else is to be printed."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
+
+
+def _is_live() -> bool:
+    """Whether somebody looks at a terminal and wants to."""
+    return err.is_interactive and not logs_json() and logger.isEnabledFor(logging.INFO)
+
+
+def show_error(error: BaseException, code: int, *, verbose: bool) -> None:
+    """Why a command ends with this exit code; with a traceback if that is asked for."""
+    if logs_json():
+        extra = {"error": type(error).__name__, "exit_code": code}
+        logger.error("%s", error, exc_info=error if verbose else None, extra=extra)
+        return
+    if verbose:
+        traceback.print_exception(error)
+    err.print(f"star-batch: {error}", soft_wrap=True)
 
 
 class JobStatus(Protocol):
@@ -63,67 +105,58 @@ OnProgress = Callable[[JobProgress], None]
 
 
 @contextmanager
-def live_progress(start: str) -> Iterator[OnProgress]:
-    """A callback that keeps one line up to date on a terminal and prints plain lines elsewhere.
+def live_progress() -> Iterator[OnProgress]:
+    """A callback that keeps one line up to date on a terminal and logs now and then elsewhere.
 
-    `start` is shown until the first row is done. The callback may come from any thread.
+    The callback may come from any thread. Before it comes, the job is only checked, and may be refused.
     """
-    if not err.is_interactive:
-        err.print(start, soft_wrap=True)
-        yield _PlainLines()
+    if not _is_live():
+        yield _Log()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=None))
     with Progress(*columns, console=err, transient=True, expand=True) as bar:
-        task = bar.add_task(start, total=None)
+        task = bar.add_task("checking the job", total=None)
 
         def update(progress: JobProgress) -> None:
-            bar.update(task, total=progress.rows_total, completed=progress.rows_done, description=describe(progress))
+            total = progress.rows_total if progress.images_per_second else None
+            bar.update(task, total=total, completed=progress.rows_done, description=describe(progress))
 
         yield update
 
 
 @contextmanager
-def no_progress() -> Iterator[OnProgress]:
-    """For those who want to see nothing."""
-    yield lambda _: None
-
-
-@contextmanager
-def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+def working(what: str) -> Iterator[None]:
     """Says what takes a while: a spinner on a terminal, a line elsewhere."""
-    if quiet:
+    if not _is_live():
+        logger.info("%s", what)
         yield
-    elif err.is_interactive:
-        with err.status(what):
-            yield
-    else:
-        err.print(what, soft_wrap=True)
+        return
+    with err.status(what):
         yield
 
 
-def log_to_terminal(*, quiet: bool) -> None:
-    """What the package logs goes to stderr, above the live line."""
-    handler = RichHandler(console=err, show_time=False, show_level=False, show_path=False)
-    logger = logging.getLogger("star_batch")
-    logger.handlers = [handler]
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
-
-
-class _PlainLines:
-    """A line every ten seconds: enough for a log, and no control characters in it."""
+class _Log:
+    """A line when the job starts, and one every ten seconds from its first row on."""
 
     def __init__(self) -> None:
-        self._last = monotonic()
+        self._last: float | None = None
 
     def __call__(self, progress: JobProgress) -> None:
-        now = monotonic()
-        if now - self._last >= PLAIN_INTERVAL_SECONDS:
+        now, has_rows = monotonic(), progress.images_per_second > 0
+        if self._last is None or (has_rows and now - self._last >= PLAIN_INTERVAL_SECONDS):
             self._last = now
-            err.print(describe(progress), soft_wrap=True)
+            logger.info("%s", describe(progress), extra=_numbers(progress))
+
+
+def _numbers(progress: JobProgress) -> dict[str, float | None]:
+    names = ("rows_done", "rows_total", "failed", "images_per_second", "seconds_left")
+    return {name: getattr(progress, name) for name in names}
 
 
 def describe(progress: JobProgress) -> str:
-    """`1,200 of 2,000 rows, 56.1 images/s, 3 failed, 14 s left`."""
+    """`1,200 of 2,000 rows, 56.1 images/s, 3 failed, 14 s left`; before the first row, what it waits for."""
+    if not progress.images_per_second:
+        return "starting Ray and loading the model"
     parts = [
         f"{progress.rows_done:,} of {progress.rows_total:,} rows",
         f"{progress.images_per_second:,.1f} images/s",

@@ -2,12 +2,14 @@
 
 import io
 import itertools
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from star_batch.cli.exits import EXIT_CODES
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
-from star_batch.metrics import Summary
+from star_batch.metrics import Progress, Summary
 from star_batch.options import Pruning
 from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Epoch
@@ -56,13 +58,8 @@ SUMMARY = Summary(
 )
 
 
-@dataclass(frozen=True)
-class At:
-    rows_done: int = 1200
-    rows_total: int = 2000
-    failed: int = 3
-    images_per_second: float = 56.12
-    seconds_left: float | None = 14.2
+AT = Progress(rows_done=1200, rows_total=2000, failed=3, images_per_second=56.12, seconds_left=14.2)
+STARTING = Progress(rows_done=0, rows_total=2000, failed=0, images_per_second=0.0, seconds_left=None)
 
 
 class Pipeline:
@@ -71,12 +68,16 @@ class Pipeline:
     def __init__(self) -> None:
         self.configs: list[JobConfig] = []
         self.verbose = False
+        self.refusal: StarBatchError | None = None
         self.error: BaseException | None = None
 
-    def run(self, config: JobConfig, *, on_progress: Callable[[At], None], verbose: bool) -> Summary:
+    def run(self, config: JobConfig, *, on_progress: Callable[[Progress], None], verbose: bool) -> Summary:
         self.configs.append(config)
         self.verbose = verbose
-        on_progress(At())
+        if self.refusal is not None:
+            raise self.refusal
+        on_progress(STARTING)
+        on_progress(AT)
         if self.error is not None:
             raise self.error
         return SUMMARY
@@ -291,30 +292,151 @@ def test_quiet_says_nothing(job: Pipeline) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("command", ["run", "status", "verify", "demo", "bench"])
+def test_every_command_can_say_more_and_less(command: str) -> None:
+    text = invoke(command, "--help").stdout
+    assert re.search(r"-v, --verbose +Say more", text)
+    assert re.search(r"-q, --quiet +Print ", text)
+
+
+def test_a_refusal_comes_before_any_word_of_starting(job: Pipeline) -> None:
+    """It used to say that Ray was starting, and then that the input is not there."""
+    job.refusal = InputError("in.parquet: no such file")
+    assert invoke(*JOB).stderr == "star-batch: in.parquet: no such file\n"
+    job.refusal = None
+    assert invoke(*JOB).stderr == "starting Ray and loading the model\n"
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line every ten seconds, not one for every second of a job that takes a night."""
     clock = itertools.count(step=1)
     monkeypatch.setattr(terminal, "monotonic", lambda: float(next(clock)))
-    with terminal.live_progress("starting") as on_progress:
+    terminal.set_up_logs()
+    with terminal.live_progress() as on_progress:
+        for _ in range(25):
+            on_progress(STARTING)
         for second in range(25):
-            on_progress(At(rows_done=second))
+            on_progress(replace(AT, rows_done=second))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["starting", *(f"{n} of 2,000 rows, 56.1 images/s, 3 failed, 14 s left" for n in (9, 19))]
+    told = [f"{n} of 2,000 rows, 56.1 images/s, 3 failed, 14 s left" for n in (0, 10, 20)]
+    assert lines == ["starting Ray and loading the model", *told]
 
 
-def test_progress_is_one_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal of 80 columns."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, force_interactive=True, width=80, markup=False)
     monkeypatch.setattr(terminal, "err", console)
-    with terminal.live_progress("starting") as on_progress:
-        on_progress(At(12_000_000, 120_000_000, 123_456, 1234.5, 43_385.0))
-        console.file.flush()
+    terminal.set_up_logs()
+    return screen
+
+
+def seen(screen: io.StringIO) -> list[str]:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    lines = [line for line in re.split(r"[\r\n]", text) if line.strip()]
+    return [line for line in re.split(r"[\r\n]", text) if line.strip()]
+
+
+def test_progress_is_one_live_line_on_a_terminal(screen: io.StringIO) -> None:
+    with terminal.live_progress() as on_progress:
+        on_progress(replace(AT, rows_done=12_000_000, rows_total=120_000_000, failed=123_456, images_per_second=1234.5))
+    lines = seen(screen)
     assert max(map(len, lines)) <= 80
     assert any("12,000,000 of 120,000,000 rows, 1,234.5 images/s, 123,456 failed" in line for line in lines)
+
+
+def test_on_a_terminal_the_job_is_checked_before_ray_starts(screen: io.StringIO) -> None:
+    with pytest.raises(InputError), terminal.live_progress():
+        raise InputError
+    assert "checking the job" in seen(screen)[0]
+    with terminal.live_progress() as on_progress:
+        on_progress(STARTING)
+    assert "starting Ray and loading the model" in seen(screen)[-1]
+
+
+def test_quiet_shows_no_live_line(screen: io.StringIO) -> None:
+    terminal.set_up_logs(quiet=True)
+    with terminal.live_progress() as on_progress, terminal.working("drawing"):
+        on_progress(AT)
+    assert seen(screen) == []
+
+
+# --- logs for machines
+
+
+def logged(result: Any) -> list[dict[str, Any]]:
+    """Every line is an object with the four fields that each has."""
+    assert result.stdout == ""
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert all({"ts", "level", "message", "job"} <= set(line) for line in lines)
+    assert all(datetime.fromisoformat(line["ts"]).tzinfo is not None for line in lines)
+    return lines
+
+
+def test_logs_are_one_object_per_line(job: Pipeline, tmp_path: Path) -> None:
+    text = "model: demo\ninput: {path: b, prompt: c}\noutput: d\nmetrics: {job: nightly}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    started, finished = logged(invoke("run", str(tmp_path / "job.yaml"), "--log-format", "json"))
+    assert (started["level"], started["message"]) == ("INFO", "starting Ray and loading the model")
+    assert (started["rows_done"], started["rows_total"]) == (0, 2000)
+    assert (finished["message"], finished["job"]) == ("finished", "nightly")
+    assert {key: finished[key] for key in SUMMARY.as_dict()} == SUMMARY.as_dict()
+
+
+def test_an_error_is_an_object_too(job: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAR_BATCH_LOG_FORMAT", "json")
+    job.error = InputError("wrong\nin two lines")
+    result = invoke(*JOB, "--verbose")
+    error = logged(result)[-1]
+    assert (error["level"], error["message"]) == ("ERROR", "wrong\nin two lines")
+    assert (error["error"], error["exit_code"]) == ("InputError", result.exit_code)
+    assert "Traceback" in error["exc_info"]
+
+
+def test_a_job_that_cannot_be_read_is_an_object_without_a_name() -> None:
+    [error] = logged(invoke("run", "absent.yaml", "--log-format", "json"))
+    assert (error["job"], error["error"]) == (None, "ConfigError")
+
+
+def test_a_bug_is_an_object_with_its_traceback(tmp_path: Path) -> None:
+    code = "from star_batch.terminal import set_up_logs; set_up_logs('json'); 1 / 0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in json.loads(line)["exc_info"]
+
+
+# --- completion
+
+
+def completed(line: str, folder: Path) -> list[str]:
+    """What bash offers after `line`."""
+    asked = {"_STAR_BATCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    command = [sys.executable, "-c", "from star_batch.cli import main; main()"]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | asked, capture_output=True, text=True, timeout=100, check=False
+    )
+    return done.stdout.split()
+
+
+def test_a_shell_offers_what_fits(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", rows(2))
+    assert completed("star-batch ver", tmp_path) == ["verify"]
+    assert completed("star-batch run --method s", tmp_path) == ["stride", "star"]
+    assert completed("star-batch run --log-format ", tmp_path) == ["text", "json"]
+    assert completed("star-batch run --input in.parquet --prompt-column q", tmp_path) == ["question"]
+    assert completed("star-batch run --input absent.parquet --prompt-column q", tmp_path) == []
+
+
+def test_completion_can_be_installed(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    command = [sys.executable, "-c", "from star_batch.cli import main; main()", "--install-completion", "bash"]
+    done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    script = "\n".join(file.read_text() for file in tmp_path.rglob("*.sh"))
+    assert "_STAR_BATCH_COMPLETE=complete_bash" in script
 
 
 @pytest.mark.parametrize(
@@ -389,6 +511,14 @@ def test_the_demo_asks_a_job_of_its_own_scenes(job: Pipeline, tmp_path: Path, mo
     assert job.configs[0].pruning == Pruning(method="star", keep=36)
     assert job.configs[0].input.reference_column == "answer"
     assert re.search(r"what is it\? +red", result.stdout)
+
+
+def test_the_demo_that_is_interrupted_says_what_happens_next(job: Pipeline, tmp_path: Path) -> None:
+    """It used to speak of `overwrite`, which nobody had typed: the demo itself sets it."""
+    job.error = Interrupted("run the same command without overwrite")
+    result = invoke("demo", "--output", str(tmp_path), "--rows", "4")
+    said = "star-batch: interrupted; the same command begins the demo anew"
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, said)
 
 
 def test_the_demo_without_pruning(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

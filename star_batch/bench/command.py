@@ -58,6 +58,7 @@ def bench(
     actors: Annotated[str, _text("LIST", "Engines side by side, with --scale.")] = "1,2,4,8,16",
     actor_rate: Annotated[float, _text("R", "Rows/s of a sleeping engine, with --scale.")] = 50.0,
     seconds: Annotated[float, _text("S", "Work for each engine, with --scale.")] = 60.0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")] = False,
 ) -> None:
     """Measure our engine and transformers' generate side by side: the same weights, the same requests.

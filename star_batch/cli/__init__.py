@@ -15,7 +15,6 @@ from star_batch.cli import demo, outputs, run
 from star_batch.cli.exits import exit_codes, plainly
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

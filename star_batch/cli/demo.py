@@ -1,18 +1,21 @@
 """`star-batch demo`: the real job on drawn scenes, and the methods side by side."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
 
-from star_batch.cli.options import METHOD_HELP, Device, DtypeName, Keep, Quiet, Verbose, text
+from star_batch.cli.options import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
 from star_batch.cli.run import run_job
 from star_batch.config import JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings
-from star_batch.errors import OutputError
+from star_batch.errors import Interrupted, OutputError
 from star_batch.options import Pruning
-from star_batch.terminal import err, out, show_list, show_table, working
+from star_batch.terminal import out, show_list, show_table, working
+
+logger = logging.getLogger(__name__)
 
 DEMO_ROWS = 2000
 DEMO_ROWS_PER_BROKEN_ONE = 50
@@ -27,13 +30,14 @@ _COMPARE_HELP = "Measure the methods side by side instead, without Ray."
 def demo(
     output: Annotated[Path, text("FOLDER", "For input and answers.")] = Path("star-batch-demo"),
     rows: Annotated[int | None, typer.Option(min=1, metavar="N", help=_ROWS_HELP)] = None,
-    method: Annotated[str | None, text("METHOD", METHOD_HELP + " (star)")] = None,
+    method: MethodName = None,
     keep: Keep = None,
     compare: Annotated[bool, typer.Option("--compare", help=_COMPARE_HELP)] = False,
     device: Device = None,
     dtype: DtypeName = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    log_format: LogFormatName = "text",
 ) -> None:
     """See it work: a small model of our own answers questions about drawn scenes.
 
@@ -51,11 +55,14 @@ def demo(
     """
     config = _demo_config(output, method or "star", keep, device=device, dtype=dtype)
     if compare:
-        _compare(config.model, rows or COMPARE_ROWS, method, keep, quiet=quiet)
+        _compare(config.model, rows or COMPARE_ROWS, method, keep)
         return
-    _write_scenes(output / "input", rows or DEMO_ROWS, quiet=quiet)
-    run_job(config, verbose=verbose, quiet=quiet)
-    if not quiet:
+    _write_scenes(output / "input", rows or DEMO_ROWS)
+    try:
+        run_job(config, verbose=verbose, quiet=quiet, log_format=log_format)
+    except Interrupted:
+        raise Interrupted("interrupted; the same command begins the demo anew") from None
+    if not quiet and log_format == "text":
         show_list("Asked and answered", _samples(output / "output" / "answers"))
         show_list("Next", _DEMO_NEXT)
 
@@ -87,17 +94,16 @@ def _demo_config(
     return load_config(None, flags)
 
 
-def _write_scenes(folder: Path, num_rows: int, *, quiet: bool) -> None:
+def _write_scenes(folder: Path, num_rows: int) -> None:
     from star_batch.demo.dataset import write_parquet
 
     num_broken = num_rows // DEMO_ROWS_PER_BROKEN_ONE
-    with working(f"drawing {num_rows:,} scenes", quiet=quiet):
+    with working(f"drawing {num_rows:,} scenes"):
         try:
             write_parquet(folder, num_rows, seed=_DEMO_SEED, num_bad=num_broken)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-    if not quiet:
-        err.print(f"{num_rows:,} questions in {folder}, {num_broken:,} of them broken on purpose", soft_wrap=True)
+    logger.info("%s questions in %s, %s of them broken on purpose", f"{num_rows:,}", folder, f"{num_broken:,}")
 
 
 def _samples(answers: Path, num_samples: int = 3) -> list[tuple[str, str]]:
@@ -110,14 +116,14 @@ def _samples(answers: Path, num_samples: int = 3) -> list[tuple[str, str]]:
     ]
 
 
-def _compare(model: Model, num_rows: int, method: str | None, keep: int | float | None, *, quiet: bool) -> None:
+def _compare(model: Model, num_rows: int, method: str | None, keep: int | float | None) -> None:
     keeps = KEEPS if keep is None else (keep,)
     prunings = [pruning for pruning in settings(keeps) if method in (None, pruning.method)]
     if prunings[0].method != "none":
         prunings.insert(0, Pruning())
     rows, measured = held_out(num_rows), []
     for number, pruning in enumerate(prunings, start=1):
-        with working(f"{number} of {len(prunings)}: {_name(pruning)}, keep {pruning.keep or 'all'}", quiet=quiet):
+        with working(f"{number} of {len(prunings)}: {_name(pruning)}, keep {pruning.keep or 'all'}"):
             measured.append(measure(pruning, rows, device=model.device, dtype=model.dtype))
     show_table(
         ("Method", "Tokens", "Accuracy", "Against none", "Images/s"),

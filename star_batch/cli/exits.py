@@ -1,7 +1,6 @@
 """How a command ends: in plain words and with an exit code for everything that goes wrong on purpose."""
 
 import functools
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ from star_batch.errors import (
     StarBatchError,
     TooManyFailed,
 )
+from star_batch.terminal import set_up_logs, show_error
 
 EXIT_CODES: dict[type[StarBatchError], str] = {
     ConfigError: "an option or the job's file is wrong; nothing was started",
@@ -42,11 +42,12 @@ def exit_codes() -> str:
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command, whose errors are said in plain words."""
+    """The same command, heard as its options say, and its errors said in plain words."""
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        with _plain_errors(verbose=given.get("verbose", False)):
+        set_up_logs(given.get("log_format", "text"), quiet=given["quiet"])
+        with _plain_errors(verbose=given["verbose"]):
             command(**given)
 
     return wrapped
@@ -64,7 +65,5 @@ def _plain_errors(verbose: bool) -> Iterator[None]:
 
 
 def _fail(error: StarBatchError, verbose: bool) -> NoReturn:
-    if verbose:
-        traceback.print_exception(error)
-    typer.echo(f"star-batch: {error}", err=True)
+    show_error(error, error.exit_code, verbose=verbose)
     raise typer.Exit(error.exit_code)

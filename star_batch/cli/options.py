@@ -1,10 +1,15 @@
 """Options that several commands have, each with one wording."""
 
+import contextlib
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 
 from star_batch.options import Dtype, Method
+from star_batch.terminal import LogFormat
 
 
 def _amount(text: str) -> int | float:
@@ -30,12 +35,41 @@ MaxFailed = Annotated[
     typer.Option(parser=_amount, metavar="N", help="Stop when more rows fail: a number (100) or a share (0.05)."),
 ]
 METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let Ray speak; show tracebacks.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto (as it comes), cpu or cuda.")]
-DtypeName = Annotated[str | None, typer.Option(metavar="DTYPE", help=f"{', '.join(get_args(Dtype))}.")]
+ResultsOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
+LogFormatName = Annotated[
+    LogFormat,
+    typer.Option(
+        envvar="STAR_BATCH_LOG_FORMAT",
+        show_envvar=False,
+        show_default=False,
+        metavar="FORMAT",
+        help="text, or json: an object per line; or set STAR_BATCH_LOG_FORMAT.",
+    ),
+]
 
 
-def text(metavar: str, help: str, envvar: str | None = None) -> Any:
-    """An option that takes a text of that kind, also from a variable of the environment."""
-    return typer.Option(metavar=metavar, help=help, envvar=envvar)
+def text(metavar: str, help: str, *values: str, envvar: str | None = None) -> Any:
+    """An option that takes a text of that kind, also from a variable of the environment; a shell offers `values`."""
+    offered = (lambda: list(values)) if values else None
+    return typer.Option(metavar=metavar, help=help, envvar=envvar, show_envvar=False, autocompletion=offered)
+
+
+def column(help: str) -> Any:
+    """An option that takes a column's name; a shell offers those of the input."""
+    return typer.Option(metavar="COLUMN", help=help, autocompletion=_columns)
+
+
+def _columns(context: typer.Context) -> list[str]:
+    """Of the first local file among the inputs that are typed already."""
+    paths = [Path(path) for path in context.params.get("input") or ()]
+    files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    with contextlib.suppress(IndexError, OSError, pa.ArrowInvalid):
+        return list(pq.read_schema(files[0]).names)
+    return []
+
+
+Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]
+DtypeName = Annotated[str | None, text("DTYPE", f"{', '.join(get_args(Dtype))}.", *get_args(Dtype))]
+MethodName = Annotated[str | None, text("METHOD", METHOD_HELP, *get_args(Method))]

@@ -1,18 +1,21 @@
 """`star-batch status` and `verify`: what an output holds, told from its folder alone."""
 
+import logging
 from typing import Annotated, Any
 
 import typer
 
-from star_batch.cli.options import text
+from star_batch.cli.options import Quiet, ResultsOnly, Verbose, text
 from star_batch.config import load_config
 from star_batch.errors import PromiseBroken
-from star_batch.terminal import err, show_numbers, show_status
+from star_batch.terminal import show_numbers, show_status
+
+logger = logging.getLogger(__name__)
 
 Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of answers, or the job's YAML file.")]
 
 
-def status(out: Folder) -> None:
+def status(out: Folder, verbose: Verbose = False, quiet: ResultsOnly = False) -> None:
     """How far a job is: rows done, failed and left, its pace, and which process is at work.
 
     Reads the output alone, from any machine, and disturbs nobody.
@@ -26,6 +29,8 @@ def verify(
     out: Folder,
     input: Annotated[list[str] | None, text("PATH", "The input, if it has moved; repeatable.")] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input's ids.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read every answer and check: each id of the input once, as an answer or with the reason why not.
 
@@ -39,11 +44,11 @@ def verify(
         source = source.model_copy(update={"path": tuple(input)})
     verdict = audit.verify(place, source)
     compared = "without the input" if source is None else "each id of the input once"
-    names = ("rows", "answered", "failed")
-    show_numbers((name, f"{getattr(verdict, name):,}", "") for name in names)
+    if not quiet:
+        show_numbers((name, f"{getattr(verdict, name):,}", "") for name in ("rows", "answered", "failed"))
     if verdict.findings:
         raise PromiseBroken(f"{place.shown}: {'; '.join(verdict.findings)}")
-    err.print(f"verified: {compared}", soft_wrap=True)
+    logger.info("verified: %s", compared)
 
 
 def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:

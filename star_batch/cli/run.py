@@ -1,13 +1,29 @@
 """`star-batch run`: a job from its file, from flags, or from both."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from star_batch.cli.options import METHOD_HELP, Device, DtypeName, Keep, MaxFailed, Quiet, Verbose, text
+from star_batch.cli.options import (
+    Device,
+    DtypeName,
+    Keep,
+    LogFormatName,
+    MaxFailed,
+    MethodName,
+    Quiet,
+    Verbose,
+    column,
+    text,
+)
 from star_batch.config import FLAGS, JobConfig, load_config
-from star_batch.terminal import live_progress, log_to_terminal, no_progress, show_list, show_summary
+from star_batch.terminal import LogFormat, live_progress, set_up_logs, show_list, show_summary
+
+logger = logging.getLogger(__name__)
+
+PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY."
 
 
 def run(
@@ -17,29 +33,32 @@ def run(
     output: Annotated[str | None, text("PATH", "Folder for the answers.")] = None,
     model: Annotated[str | None, text("NAME", "Checkpoint: a folder, a hub id, or demo.")] = None,
     revision: Annotated[str | None, text("TEXT", "Commit or tag of a hub checkpoint.")] = None,
-    method: Annotated[str | None, text("METHOD", METHOD_HELP)] = None,
+    method: MethodName = None,
     keep: Keep = None,
-    id_column: Annotated[str | None, text("COLUMN", "Ids; left out, ids come from file and row.")] = None,
-    image_column: Annotated[str | None, text("COLUMN", "Encoded images, or paths or URIs (image).")] = None,
-    prompt_column: Annotated[str | None, text("COLUMN", "Questions, one per row.")] = None,
+    id_column: Annotated[str | None, column("Ids; left out, ids come from file and row.")] = None,
+    image_column: Annotated[str | None, column("Encoded images, or paths or URIs (image).")] = None,
+    prompt_column: Annotated[str | None, column("Questions, one per row.")] = None,
     prompt: Annotated[str | None, text("TEXT", "One question for all rows; {column} is filled in.")] = None,
-    reference_column: Annotated[str | None, text("COLUMN", "Right answers, to measure accuracy.")] = None,
+    reference_column: Annotated[str | None, column("Right answers, to measure accuracy.")] = None,
     max_new_tokens: Annotated[int | None, text("N", "Longest answer (64).")] = None,
     actors: Annotated[int | None, text("N", "Engines that run side by side (1).")] = None,
     device: Device = None,
     dtype: DtypeName = None,
     limit: Annotated[int | None, text("N", "Only the first N rows.")] = None,
-    duplicates: Annotated[str | None, text("WHAT", "Ids that repeat: refuse, or take the first.")] = None,
+    duplicates: Annotated[
+        str | None, text("WHAT", "Ids that repeat: refuse, or take the first.", "refuse", "first")
+    ] = None,
     max_failed: MaxFailed = None,
     ray_address: Annotated[str | None, text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
     metrics_port: Annotated[int | None, text("PORT", "Metrics for Prometheus while it runs.")] = None,
     pushgateway: Annotated[
-        str | None, text("URL", "Where the numbers of the end go.", "STAR_BATCH_PUSHGATEWAY")
+        str | None, text("URL", "Where the numbers of the end go.", envvar="STAR_BATCH_PUSHGATEWAY")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed rows again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier job's answers.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    log_format: LogFormatName = "text",
 ) -> None:
     """Run a job: from a file, from flags, or from both. A flag overrides the file.
 
@@ -64,21 +83,23 @@ def run(
     switches = {"overwrite": overwrite or None, "retry_failed": retry_failed or None}
     given = context.params | {"input": _one_or_many(input)} | switches
     flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
-    run_job(load_config(config, flags), verbose=verbose, quiet=quiet)
+    run_job(load_config(config, flags), verbose=verbose, quiet=quiet, log_format=log_format)
 
 
 def _one_or_many(paths: list[str] | None) -> str | list[str] | None:
     return paths[0] if paths and len(paths) == 1 else paths or None
 
 
-def run_job(config: JobConfig, *, verbose: bool, quiet: bool) -> None:
+def run_job(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
     """Run it, and show what came of it."""
-    log_to_terminal(quiet=quiet)
-    with no_progress() if quiet else live_progress("starting Ray and loading the model") as on_progress:
+    set_up_logs(log_format, quiet=quiet, job=config.metrics.job)
+    with live_progress() as on_progress:
         from star_batch.pipeline import run as run_pipeline
 
         summary = run_pipeline(config, on_progress=on_progress, verbose=verbose)
-    if not quiet:
+    if log_format == "json":
+        logger.info("finished", extra=summary.as_dict())
+    elif not quiet:
         show_summary(summary)
         show_list("Written", _files(config.output.path))
 
