@@ -95,6 +95,7 @@ class Output(_Section):
     `rows_per_file`, `seconds_per_file`: answers wait for each other until a file is full, but not where the engines
     would need longer than that to fill one.
     `retry_failed`: rows that failed in an earlier run are answered again.
+    `samples`: of about so many rows the picture and the tokens kept are stored, for the report's gallery.
     `lease_seconds`: a run that was not heard of for so long may be succeeded by another.
     """
 
@@ -103,6 +104,7 @@ class Output(_Section):
     retry_failed: bool = False
     lease_seconds: float = Field(default=60.0, ge=1.0)
     token_ids: bool = False
+    samples: int = Field(default=48, ge=0, le=1000)
     rows_per_file: int = Field(default=512, ge=1)
     seconds_per_file: float = Field(default=60.0, gt=0.0)
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)

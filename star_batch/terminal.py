@@ -20,6 +20,7 @@ from rich.table import Table
 
 from star_batch.metrics import Progress as JobProgress
 from star_batch.metrics import Summary
+from star_batch.wording import duration, percent, plain
 
 out = Console(markup=False, highlight=False)
 err = Console(markup=False, highlight=False, stderr=True)
@@ -167,18 +168,6 @@ def describe(progress: JobProgress) -> str:
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def show_summary(summary: Summary) -> None:
     """The numbers of a finished job."""
     show_numbers(_summary_rows(summary))
@@ -252,11 +241,6 @@ def show_list(title: str, lines: Sequence[tuple[str, str]]) -> None:
     out.print(f"\n{title}", style="bold")
     for name, text in lines:
         out.print(plain(f"  {name:{width}}  {text}"), soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """Without line breaks and control characters: answers and labels may hold any."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -33,6 +33,7 @@ from star_batch.pipeline.output import begin
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from star_batch.records import Answer, to_table
+from star_batch.wording import duration
 from tests.pipeline.samples import rows, write
 from tests.pipeline.test_sink import FINGERPRINT, opened
 
@@ -451,7 +452,7 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert terminal.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 # --- demo

@@ -26,6 +26,7 @@ FLOORS = {
     "metrics": 1,
     "prometheus": 1,
     "images": 1,
+    "wording": 1,
     "pruning": 2,
     "models": 2,
     "engine": 3,

@@ -56,6 +56,7 @@ def _add(command: Callable[..., None], short_help: str | None = None) -> None:
 _add(run.run)
 _add(outputs.status, "How far a job is, and who is at work on it.")
 _add(outputs.verify, "Check that an output holds every row exactly once.")
+_add(outputs.report, "Draw an output's report: one page that opens offline.")
 _add(demo.demo, "See it work, with a small model that comes along.")
 _add(bench, "Measure it: speed and accuracy, side by side.")
 

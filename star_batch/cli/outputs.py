@@ -1,13 +1,14 @@
-"""`star-batch status` and `verify`: what an output holds, told from its folder alone."""
+"""`star-batch status`, `verify` and `report`: what an output holds, told from its folder alone."""
 
 import logging
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from star_batch.cli.options import Quiet, ResultsOnly, Verbose, text
 from star_batch.config import load_config
-from star_batch.errors import PromiseBroken
+from star_batch.errors import OutputError, PromiseBroken
 from star_batch.terminal import show_numbers, show_status
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,33 @@ def verify(
     if verdict.findings:
         raise PromiseBroken(f"{place.shown}: {'; '.join(verdict.findings)}")
     logger.info("verified: %s", compared)
+
+
+def report(
+    out: Folder,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, not into the output.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw OUT/report.html (again): what ran, the numbers, pictures with the tokens kept, failures.
+
+    A job draws it when it ends. For one that is still at work, or has died, it shows what there is so far.
+
+    \b
+    A page to open here, of an output elsewhere:
+      star-batch report s3://bucket/answers --to report.html
+    """
+    from star_batch.pipeline.publish import REPORT
+    from star_batch.pipeline.redraw import redraw
+    from star_batch.pipeline.storage import Location, failing_as
+
+    place = _place(out)[0]
+    page = redraw(place)
+    target = Location.of(str(to)) if to is not None else place.at(REPORT)
+    with failing_as(OutputError, "write the report", target):
+        target.write_bytes(page)
+    if not quiet:
+        typer.echo(target.shown)
 
 
 def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:

@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -33,11 +32,12 @@ from star_batch.pipeline.budget import failures
 from star_batch.pipeline.export import RayMetrics
 from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
-from star_batch.pipeline.preprocess import kept_fields
+from star_batch.pipeline.preprocess import kept_fields, to_records
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
 from star_batch.pipeline.sink import AnswersSink, Pace
+from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.watchdog import Watchdog
-from star_batch.records import ANSWER_SCHEMA, Answer, Pixels, Record, to_table
+from star_batch.records import ANSWER_SCHEMA, Answer, Record, to_table
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class ActorSettings:
     fingerprint: str
     input_schema: pa.Schema
     sink: AnswersSink
+    sampler: Sampler
     monitor: Any = field(repr=False)
     warden: Any = field(repr=False)
 
@@ -119,7 +120,8 @@ class EngineActor:
 
     async def _run(self, rows: pa.Table, ids: Rows) -> list[Answer]:
         wanted = rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string())))
-        records = _records(wanted, raw=self._settings.config.input.raw_prompt)
+        sampler = self._settings.sampler
+        records = to_records(wanted, raw=self._settings.config.input.raw_prompt, with_kept=sampler.picks)
         self._num_running += 1
         try:
             future = self._engine.submit(records, decoding=self._settings.config.decoding)
@@ -134,6 +136,7 @@ class EngineActor:
             raise StarBatchError(
                 f"the engine gave {len(answers)} answers to {len(records)} records, or in another order"
             )
+        await self._keep_samples(records, answers, wanted["reference"].to_pylist())
         return answers
 
     async def _committed_if_slow(self, answers: pa.Table) -> pa.Table:
@@ -142,6 +145,19 @@ class EngineActor:
             return answers
         await asyncio.to_thread(self._settings.sink.write, [answers], None)
         return answers.slice(0, 0)
+
+    async def _keep_samples(
+        self, records: Sequence[Record], answers: Sequence[Answer], references: Sequence[str | None]
+    ) -> None:
+        """Of the rows that were picked, those that have an answer; a picture that is lost is nobody's trouble."""
+        rows = zip(records, answers, references, strict=True)
+        picked = [row for row in rows if row[0].with_kept and row[1].error is None]
+        if not picked:
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._settings.sampler.keep, picked), _PATIENCE_SECONDS)
+        except Exception as error:
+            logger.warning("%d samples for the report were not kept: %s", len(picked), error)
 
     def _to_table(self, rows: pa.Table, answers: list[Answer]) -> pa.Table:
         config = self._settings.config
@@ -207,31 +223,6 @@ def _failed(row: dict[str, str | None]) -> Answer | None:
     if row["error"] is None:
         return None
     return Answer(id=str(row["id"]), error=row["error"], error_kind=row["error_type"])
-
-
-def _records(rows: pa.Table, *, raw: bool) -> list[Record]:
-    pixels = _pixels(rows)
-    words = rows.select(["id", "prompt", "max_new_tokens", "choices"]).to_pylist()
-    return [
-        Record(
-            id=row["id"],
-            image=image,
-            prompt=row["prompt"],
-            max_new_tokens=row["max_new_tokens"],
-            choices=tuple(row["choices"]) if row["choices"] is not None else None,
-            raw=raw,
-        )
-        for row, image in zip(words, pixels, strict=True)
-    ]
-
-
-def _pixels(rows: pa.Table) -> list[Pixels]:
-    shapes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
-    # Copied: what Ray hands out is read-only memory, shared, and kept alive as long as one view of it is.
-    return [
-        np.frombuffer(scalar.as_buffer(), np.uint8).reshape(height, width, 3).copy()
-        for scalar, (height, width) in zip(rows["pixels"], shapes, strict=True)
-    ]
 
 
 def _model_name(config: JobConfig) -> str:

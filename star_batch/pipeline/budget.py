@@ -1,11 +1,9 @@
 """How many rows may fail before a job is plainly wrong. Counts only; knows no Ray and no storage."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
-
-import pyarrow as pa
 
 from star_batch.errors import TooManyFailed
 from star_batch.records import Answer
@@ -86,12 +84,3 @@ def _verdict(
         f"{failed:,} of {rows:,} rows failed and {allowed} may (max_failed); "
         f"most often {kind} ({failed_by_type[kind]:,} of them{example}); what is committed stays"
     )
-
-
-def noting_examples(batches: Iterable[pa.RecordBatch], examples: dict[str, str]) -> Iterator[pa.RecordBatch]:
-    """The batches as they are, of which the first failed row of every kind is noted down."""
-    for batch in batches:
-        failed = batch.filter(batch.column("error").is_valid()).select(["id", "error", "error_type"])
-        for row in failed.to_pylist():
-            examples.setdefault(row["error_type"], f"{row['id']}: {row['error']}")
-        yield batch

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary, summarise
-from star_batch.pipeline.budget import MaxFailed, check_failed, noting_examples
+from star_batch.pipeline.budget import MaxFailed, check_failed
 from star_batch.pipeline.digests import Digests, is_in, is_repeated
 from star_batch.pipeline.epochs import ids_of, look, next_epoch, old_records, open_epoch
 from star_batch.pipeline.faults import crash_at
@@ -24,7 +24,6 @@ from star_batch.pipeline.monitor import Totals
 from star_batch.pipeline.output import (
     ANSWERS,
     METRICS,
-    RUN,
     SUCCESS,
     Commit,
     check_nothing_foreign,
@@ -32,10 +31,11 @@ from star_batch.pipeline.output import (
     part_epoch,
 )
 from star_batch.pipeline.parts import read_parts, without_repeats
+from star_batch.pipeline.publish import publish
 from star_batch.pipeline.storage import Location, failing_as
 from star_batch.prometheus import to_text
 from star_batch.records import ANSWER_SCHEMA
-from star_batch.report import render
+from star_batch.report import Report, RowNotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Call
         LeaseLost: another run has taken over.
         TooManyFailed: more rows have failed than the job allows.
     """
-    examples: dict[str, str] = {}
+    notes = RowNotes()
     with failing_as(OutputError, "finish the output", output):
         seen = look(output)
         if seen.number != expected.epoch:
@@ -80,7 +80,7 @@ def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Call
         output.at(SUCCESS).delete()
         open_epoch(epoch, commits, expected.fingerprint)
         summary = summarise(
-            noting_examples(_batches(output, commits), examples),
+            notes.noting(_batches(output, commits)),
             run.totals.stats,
             wall_seconds=run.wall_seconds,
             fetch_seconds=run.totals.fetch_seconds,
@@ -89,9 +89,12 @@ def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Call
         )
         crash_at("after summary")
         delete_orphans(output, commits, epoch.number)
-        _write_metrics(output, summary, run.totals)
+        pace = run.totals.to_table()
+        _write_metrics(output, summary, pace)
+        report = Report(place=output.shown, state="complete", summary=summary, notes=notes, pace=pace)
+        publish(output, report, expected.fingerprint.digest)
         crash_at("after metrics")
-        check_failed(expected.max_failed, summary.rows, summary.failed_by_type, examples)
+        check_failed(expected.max_failed, summary.rows, summary.failed_by_type, notes.first_examples())
         confirm()
         output.at(SUCCESS).write_bytes(epoch.name.encode())
         crash_at("after success")
@@ -137,16 +140,13 @@ def _batches(output: Location, commits: Sequence[Commit]) -> Iterator[pa.RecordB
         yield from part.to_batches()
 
 
-def _write_metrics(output: Location, summary: Summary, totals: Totals) -> None:
+def _write_metrics(output: Location, summary: Summary, pace: pa.Table) -> None:
     folder = output.at(METRICS)
     folder.at("summary.json").write_bytes(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False).encode())
     folder.at("metrics.prom").write_bytes(to_text(summary).encode())
     buffer = io.BytesIO()
-    pq.write_table(totals.to_table(), buffer)
+    pq.write_table(pace, buffer)
     folder.at("throughput.parquet").write_bytes(buffer.getvalue())
-    record = output.at(RUN)
-    run = json.loads(record.read_bytes()) if record.exists() else {}
-    output.at("report.html").write_bytes(render(summary, run).encode())
 
 
 def read_summary(output: Location) -> Summary | None:

@@ -22,6 +22,7 @@ from star_batch.pipeline.plan import InputPlan
 from star_batch.pipeline.preprocess import Preprocess, preprocess_block
 from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_warden
 from star_batch.pipeline.read import read_dataset
+from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.sink import AnswersSink
 
 _CPUS_PER_WRITE = 0.25
@@ -36,6 +37,7 @@ class Work:
     backend: Backend
     epoch: Epoch
     plan: InputPlan
+    sampler: Sampler
     monitor: Any = field(default=None, repr=False)
 
     @property
@@ -84,6 +86,7 @@ def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warde
         fingerprint=work.epoch.fingerprint,
         input_schema=work.plan.schema,
         sink=sink,
+        sampler=work.sampler,
         monitor=work.monitor,
         warden=warden,
     )

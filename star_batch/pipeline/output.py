@@ -4,7 +4,7 @@
     _commits/*.json        one marker per part; written once, never changed
     _epochs/*.parquet      which parts counted when a run began or ended: see `epochs`
     _lease.json            who is at work: see `lease`
-    _metrics/              summary.json, throughput.parquet, metrics.prom
+    _metrics/              summary.json, throughput.parquet, metrics.prom, sample-*.parquet
     _run.json              configuration, fingerprint, versions, hardware
     _SUCCESS               last; names the epoch that is complete
 

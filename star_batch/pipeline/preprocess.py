@@ -29,6 +29,7 @@ from star_batch.errors import (
 from star_batch.pipeline.plan import ID_COLUMN
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location, explain, scheme_of
 from star_batch.pipeline.template import Template
+from star_batch.records import Pixels, Record
 
 _FETCH_THREADS = 16
 _ROWS_PER_STEP = 64
@@ -237,3 +238,30 @@ def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Itera
                 for ids, deadly in pieces(tuple(step[ID_COLUMN].to_pylist()))
             ]
         )
+
+
+def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:
+    """Prepared rows, none of them failed, as the engine takes them; `with_kept` picks those that ask what was kept."""
+    pixels = _pixels(rows)
+    words = rows.select(["id", "prompt", "max_new_tokens", "choices"]).to_pylist()
+    return [
+        Record(
+            id=row["id"],
+            image=image,
+            prompt=row["prompt"],
+            max_new_tokens=row["max_new_tokens"],
+            choices=tuple(row["choices"]) if row["choices"] is not None else None,
+            raw=raw,
+            with_kept=with_kept(row["id"]),
+        )
+        for row, image in zip(words, pixels, strict=True)
+    ]
+
+
+def _pixels(rows: pa.Table) -> list[Pixels]:
+    shapes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
+    # Copied: what Ray hands out is read-only memory, shared, and kept alive as long as one view of it is.
+    return [
+        np.frombuffer(scalar.as_buffer(), np.uint8).reshape(height, width, 3).copy()
+        for scalar, (height, width) in zip(rows["pixels"], shapes, strict=True)
+    ]

@@ -37,6 +37,7 @@ from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.redaction import redacted
+from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.storage import Location, failing_as
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,10 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     seen = Standing(number=newest(job.output)) if is_overwritten else _look(job)
     epoch = next_epoch(job.output, seen, job.fingerprint)
     kept = _kept(job, epoch, seen)
-    work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept))
+    sampler = Sampler.of(
+        job.output, epoch.fingerprint, num_samples=job.config.output.samples, num_rows=job.plan.num_rows
+    )
+    work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
     last, done = seen.number, RunTotals(answered_before=seen.answered)
     if work.plan.num_rows:
         _begin(job, epoch, kept)

@@ -4,7 +4,7 @@ import pytest
 
 from star_batch.errors import PromptTooLong, TooManyFailed
 from star_batch.pipeline import run
-from star_batch.pipeline.budget import MIN_ROWS, Budget, MaxFailed, check_failed, failures, noting_examples
+from star_batch.pipeline.budget import MIN_ROWS, Budget, MaxFailed, check_failed, failures
 from star_batch.records import Answer, to_table
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write
@@ -56,11 +56,7 @@ def test_the_most_frequent_failure_is_named_with_an_example() -> None:
 
 
 def test_the_last_word_is_about_all_rows_that_can_be_seen() -> None:
-    answers = [*failed("a"), Answer(id="c", text="x")]
-    table = to_table(answers, model="m", fingerprint="f")
-    examples: dict[str, str] = {}
-    assert sum(batch.num_rows for batch in noting_examples(table.to_batches(), examples)) == 2
-    assert examples == {"prompt_too_long": "a: 300 words"}
+    examples = {"prompt_too_long": "a: 300 words"}
     check_failed(0.5, 2, {"prompt_too_long": 1}, examples)
     with pytest.raises(TooManyFailed, match=r"^1 of 2 rows failed and 0\.1 of them may .* such as a: 300 words"):
         check_failed(0.1, 2, {"prompt_too_long": 1}, examples)

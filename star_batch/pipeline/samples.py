@@ -1,0 +1,130 @@
+"""A few answered rows with their pictures and the tokens kept of them: what the report's gallery shows.
+
+A row is picked by a hash of its id: the same rows in any order, after any crash. Each is written before it is
+committed, so that it is there for whoever goes on. Knows no page; without samples a job is as complete as with.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from star_batch.pipeline.digests import digest_ids
+from star_batch.pipeline.output import METRICS
+from star_batch.pipeline.parts import hash_ids, to_parquet
+from star_batch.pipeline.storage import STORAGE_ERRORS, Location
+from star_batch.records import Answer, Pixels, Record
+from star_batch.report import Grid, Sample
+
+_PREFIX = "sample-"
+_LONGEST_SIDE = 448
+_JPEG_QUALITY = 82
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("id", pa.string()),
+        ("prompt", pa.large_string()),
+        ("answer", pa.large_string()),
+        ("reference", pa.large_string()),
+        ("picture", pa.large_binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_visual", pa.int32()),
+        ("kept", pa.list_(pa.list_(pa.int32()))),
+        ("grid", pa.struct([("side", pa.int32()), ("rows", pa.int32()), ("columns", pa.int32())])),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Picks a share of the rows, and keeps what became of them below the output. Small: it travels to every actor."""
+
+    output: Location
+    fingerprint: str
+    share: float
+
+    @classmethod
+    def of(cls, output: Location, fingerprint: str, *, num_samples: int, num_rows: int) -> Self:
+        """About `num_samples` of `num_rows` rows; storage trouble is not waited out."""
+        place = Location(output.url, output.options, retry_seconds=0.0)
+        return cls(output=place, fingerprint=fingerprint, share=min(1.0, num_samples / num_rows))
+
+    def picks(self, id: str) -> bool:
+        return _rank(id) < self.share
+
+    def keep(self, rows: Sequence[tuple[Record, Answer, str | None]]) -> None:
+        """Write records with their answers and references, under a name that a second attempt takes again."""
+        samples = [_sample(record, answer, reference) for record, answer, reference in rows]
+        table = pa.Table.from_pylist(
+            [asdict(sample) | {"fingerprint": self.fingerprint} for sample in samples], schema=SAMPLE_SCHEMA
+        )
+        name = f"{_PREFIX}{hash_ids([sample.id for sample in samples])}.parquet"
+        self.output.at(METRICS, name).write_bytes(to_parquet(table))
+
+
+def read_samples(output: Location, fingerprint: str) -> list[Sample]:
+    """What was kept of a job's rows, in an order that is the same every time; what cannot be read is left out."""
+    names = [name for name in output.at(METRICS).files() if name.startswith(_PREFIX) and name.endswith(".parquet")]
+    rows = [row for name in names for row in _read(output.at(METRICS, name)) if row.pop("fingerprint") == fingerprint]
+    samples = {row["id"]: _from_row(row) for row in rows}
+    return [samples[id] for id in sorted(samples, key=_rank)]
+
+
+def _rank(id: str) -> float:
+    """A number from 0 to 1 that belongs to an id."""
+    return int.from_bytes(digest_ids([id])[:8]) / 2**64
+
+
+def _sample(record: Record, answer: Answer, reference: str | None) -> Sample:
+    pixels = record.image
+    assert isinstance(pixels, np.ndarray)
+    height, width = pixels.shape[:2]
+    return Sample(
+        id=record.id,
+        prompt=record.prompt or "",
+        answer=answer.text or "",
+        reference=reference,
+        picture=_jpeg(pixels),
+        width=width,
+        height=height,
+        num_visual=answer.num_visual or 0,
+        kept=answer.kept or (),
+        grid=grid_of(height, width, answer.num_visual or 0),
+    )
+
+
+def grid_of(height: int, width: int, num_visual: int) -> Grid | None:
+    """How square tokens tile the pixels, row by row, less a rest on the right and below; None where they do not."""
+    side = math.isqrt(height * width // num_visual) if num_visual else 0
+    if not side or (height // side) * (width // side) != num_visual:
+        return None
+    return Grid(side=side, rows=height // side, columns=width // side)
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    """What the model sees: the preprocessor has resized and cropped it, so that tokens lie where they belong."""
+    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _read(file: Location) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(io.BytesIO(file.read_bytes()))
+        return table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).to_pylist()
+    except (pa.ArrowException, KeyError, ValueError, *STORAGE_ERRORS):
+        return []
+
+
+def _from_row(row: dict[str, Any]) -> Sample:
+    grid, kept = row.pop("grid"), row.pop("kept")
+    return Sample(**row, kept=tuple(map(tuple, kept)), grid=Grid(**grid) if grid else None)
