@@ -107,17 +107,15 @@ def _console() -> Console:
 
 def _compare(out: Console, say: Callable[[str], None], options: BenchOptions, output: Path, *, wide: bool) -> None:
     from star_batch.bench.measure import compare
-    from star_batch.bench.picture import can_draw, draw
+    from star_batch.bench.picture import draw
     from star_batch.bench.results import write_results
     from star_batch.bench.table import tables
 
     results = compare(options, say)
     written = write_results(output, results)
-    if can_draw() and results.rows:
+    if results.rows:
         draw(results, output / "bench.png")
         written.append(output / "bench.png")
-    elif results.rows:
-        say("no picture: it needs matplotlib (the extra `bench`)")
     about = results.about
     rates = f"{about['matrix_flops_per_second'] / 1e12:.3g} TFLOP/s, {about['copy_bytes_per_second'] / 1e9:.3g} GB/s"
     out.print(f"{about['model']}, {about['dtype']}, {about['device']}: {rates}", soft_wrap=True)

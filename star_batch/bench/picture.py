@@ -1,9 +1,5 @@
-"""One picture of the results: images/s over tokens kept, accuracy beside it where it is known. Knows no model.
+"""One picture of the results: images/s over tokens kept, accuracy beside it where it is known. Knows no model."""
 
-Needs matplotlib, which comes with the extra `bench`; without it there is no picture, and everything else.
-"""
-
-import importlib.util
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -28,11 +24,6 @@ _STYLE: Any = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is there."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(results: Results, file: Path) -> None:

@@ -120,9 +120,10 @@ def _jpeg(pixels: Pixels) -> bytes:
 def _read(file: Location) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(io.BytesIO(file.read_bytes()))
-        return table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).to_pylist()
+        rows: list[dict[str, Any]] = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).to_pylist()
     except (pa.ArrowException, KeyError, ValueError, *STORAGE_ERRORS):
         return []
+    return rows
 
 
 def _from_row(row: dict[str, Any]) -> Sample:

@@ -94,7 +94,8 @@ def _plots(report: Report) -> Iterator[tuple[str, str | None]]:
         yield "throughput", plots.throughput(report.pace)
         yield "occupancy", plots.occupancy(report.pace)
     yield "stages", plots.stages(summary.stage_seconds)
-    yield "visual", plots.visual_tokens(_visual_lengths(summary))
+    if summary.mean_visual_tokens:
+        yield "visual", plots.visual_tokens(_visual_lengths(summary))
     yield "prompts", plots.text_lengths("prompt", notes.prompt_tokens)
     yield "outputs", plots.text_lengths("answer", notes.output_tokens)
 

@@ -134,6 +134,7 @@ def answer(record: Record) -> Answer:
         label=text if record.choices else None,
         num_visual=64,
         num_kept=(16, 8),
+        kept=(tuple(range(16)), tuple(range(8))) if record.with_kept else None,
         num_prompt=len(record.prompt),
         num_output=3,
     )

@@ -5,7 +5,7 @@ import pytest
 from star_batch.errors import PromptTooLong, TooManyFailed
 from star_batch.pipeline import run
 from star_batch.pipeline.budget import MIN_ROWS, Budget, MaxFailed, check_failed, failures
-from star_batch.records import Answer, to_table
+from star_batch.records import Answer
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write
 

@@ -119,7 +119,13 @@ def test_clearing_deletes_own_files_of_earlier_epochs_only(output: Location) -> 
     before = set(output.files())
     commit_rows(later, answers("b"))
     kept = set(output.files()) - before | {"_epochs/00000002.parquet"}
-    own = ["_SUCCESS", "report.html", "_metrics/summary.json", "answers/.draft.parquet.abc"]
+    own = [
+        "_SUCCESS",
+        "report.html",
+        "_metrics/summary.json",
+        "_metrics/sample-1.parquet",
+        "answers/.draft.parquet.abc",
+    ]
     foreign = ["notes.txt", "answers/notes.txt", "mine/x.parquet"]
     for name in own + foreign:
         output.at(*name.split("/")).write_bytes(b"x")

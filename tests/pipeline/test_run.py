@@ -14,6 +14,10 @@ from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
 from star_batch.pipeline import Progress, run
 from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.epochs import look
+from star_batch.pipeline.parts import hash_ids
+from star_batch.pipeline.samples import Sampler, read_samples
+from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA
 from tests.pipeline.fakes import DIE, EXPLODE, FAKE
 from tests.pipeline.samples import job, png, rows, write
@@ -125,6 +129,10 @@ def test_what_lies_in_a_finished_output(tmp_path: Path) -> None:
     throughput = pq.read_table(output / "_metrics" / "throughput.parquet")
     assert sum(throughput["rows_answered"].to_pylist()) == 40
     assert sum(throughput["rows_failed"].to_pylist()) == 1
+    samples = read_samples(Location.of(str(output)), record["fingerprint"]["digest"])
+    assert {sample.id for sample in samples} == {f"in.parquet#{n}" for n in range(40)}
+    assert samples[0].kept == (tuple(range(16)), tuple(range(8)))
+    assert "64 → 16 → 8 tokens" in (output / "report.html").read_text()
 
 
 @pytest.mark.ray
@@ -171,6 +179,28 @@ def test_a_second_run_goes_on_where_the_first_one_failed(tmp_path: Path) -> None
     assert commits.items() <= {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits").iterdir()}.items()
     throughput = pq.read_table(tmp_path / "out" / "_metrics" / "throughput.parquet")
     assert sum(throughput["rows_answered"].to_pylist()) == 100 - done
+    of_both_runs = Location.of(str(tmp_path / "out"))
+    sampler = Sampler.of(of_both_runs, "", num_samples=config.output.samples, num_rows=100)
+    samples = read_samples(of_both_runs, look(of_both_runs).fingerprint.digest)  # type: ignore[union-attr]
+    assert {sample.id for sample in samples} == {
+        f"in.parquet#{n}" for n in range(100) if sampler.picks(f"in.parquet#{n}")
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_samples_that_cannot_be_kept_or_are_not_wanted_cost_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", rows(10))
+    for name, wanted in (("blocked", 48), ("unwanted", 0)):
+        config = job(tmp_path / "in.parquet", tmp_path / name, output={"samples": wanted})
+        if name == "blocked":
+            # A folder in the place of the file that the sampler wants to write.
+            (tmp_path / name / "_metrics" / f"sample-{hash_ids([f'in.parquet#{n}' for n in range(4)])}.parquet").mkdir(
+                parents=True
+            )
+        assert run(config, backend=FAKE).answered == 10
+        report = (tmp_path / name / "report.html").read_text()
+        assert ("What the model looked at" in report) == (name == "blocked")
 
 
 @pytest.mark.ray

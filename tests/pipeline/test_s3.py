@@ -18,8 +18,10 @@ from star_batch.pipeline.digests import digest_ids
 from star_batch.pipeline.epochs import ids_of, look
 from star_batch.pipeline.output import begin
 from star_batch.pipeline.plan import plan_input, read_rows
+from star_batch.pipeline.redraw import redraw
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
+from star_batch.report.gallery import MAX_CARDS
 from tests.conftest import BUCKET, S3_KEY, S3_SECRET
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import input_config, job, png, rows
@@ -144,6 +146,11 @@ def test_a_job_from_s3_to_s3(
     [error] = [error for error in table["error"].to_pylist() if error is not None]
     assert error == f"s3://{BUCKET}/in/gone.png: not found"
     assert json.loads(output.at("_run.json").read_bytes())["config"]["output"]["path"] == f"s3://{BUCKET}/out"
+
+    page = output.at("report.html").read_bytes()
+    assert b"29 of 30 rows answered, 1 failed" in page
+    assert page.count(b"64 \xe2\x86\x92 16 \xe2\x86\x92 8 tokens") == MAX_CARDS
+    assert redraw(output) == page
 
     with pytest.raises(OutputError, match="another job") as caught:
         run(config.model_copy(update={"decoding": job("a", "b", decoding={"seed": 1}).decoding}), backend=FAKE)

@@ -1,44 +1,74 @@
 """The page says what the numbers say, loads nothing from elsewhere, and leaves texts from outside texts."""
 
+import re
+from html import unescape
+
+import pytest
+
 from star_batch.metrics import Summary
-from star_batch.report import render
+from star_batch.report import Report, RowNotes, render
+from star_batch.report.rows import Failed
+from tests.report.samples import HOSTILE, report, sample, summary
 
-HOSTILE = "<script>alert('x')</script>"
-
-
-def summary() -> Summary:
-    return Summary(
-        rows=2000,
-        answered=1960,
-        failed=40,
-        failed_by_type={"image_missing": 40},
-        num_references=2000,
-        num_correct=1824,
-        accuracy=0.912,
-        mean_visual_tokens=144.0,
-        mean_kept_tokens=(54.0, 18.0),
-        labels={HOSTILE: 3},
-        images_per_second=77.04,
-        stage_seconds={"vision": 7.2, "prefill": 4.7},
-    )
+MAX_BYTES = 1_500_000
 
 
 def test_the_page_says_what_was_counted() -> None:
-    page = render(summary(), {"configuration": {"model": "demo"}})
-    for shown in ("1,960 of 2,000 rows answered, 40 failed", "77.0", "91.2", "image_missing", "54.0", "7.2", "demo"):
+    page = render(report())
+    shown = (
+        "1,960 of 2,000 rows answered, 40 failed",
+        "91.2 %",
+        "77.0",
+        "in 25 s",
+        "7.2 s",
+        "image_missing",
+        "no image",
+    )
+    for text in (*shown, "demo · star, keep 36 · 2026-11-20", "after the early stage", "18, 12 %"):
+        assert text in page
+
+
+def test_a_card_says_what_was_asked_answered_and_kept() -> None:
+    page = render(report(samples=[sample("row-9", answer="a dog", reference="a cat")]))
+    for shown in ("what is it?", "a dog", "expected: a cat", "64 → 16 → 8 tokens", "row-9", "data:image/jpeg;base64,"):
         assert shown in page
 
 
-def test_texts_from_outside_stay_texts() -> None:
-    page = render(summary(), {"configuration": {"model": HOSTILE}, "code": HOSTILE})
+@pytest.mark.parametrize("place", ["id", "prompt", "answer", "reference"])
+def test_texts_of_a_card_stay_texts(place: str) -> None:
+    page = render(report(samples=[sample(**{place: HOSTILE})]))
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") + page.count("\\u003cscript\\u003e") == 3
+    assert HOSTILE in unescape(page)
+
+
+def test_other_texts_from_outside_stay_texts() -> None:
+    run = {"config": {"model": {"name": HOSTILE}, HOSTILE: HOSTILE}, "code": {"x": HOSTILE}, "started": HOSTILE}
+    notes = RowNotes(examples={"image_missing": [Failed(HOSTILE, HOSTILE)]})
+    numbers = summary(labels={HOSTILE: 3}, finish_reasons={HOSTILE: 1})
+    page = render(report(run=run, notes=notes, summary=numbers, place=HOSTILE))
+    assert "<script" not in page
+    assert "<img" not in page
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    page = render(summary(), {})
+    page = render(report())
     assert not any(mark in page for mark in ("http://", "https://", "src=", "@import", "<link"))
+    assert set(re.findall(r"url\((.)", page)) == {"#"}
+    assert "default-src 'none'" in page
 
 
-def test_a_job_without_answers_has_a_page_too() -> None:
-    assert "0 of 3 rows answered" in render(Summary(rows=3, answered=0, failed=3), {})
+@pytest.mark.parametrize("state", ["running", "stopped", "dead"])
+def test_a_job_without_answers_has_a_page_too(state: str) -> None:
+    page = render(Report(place="out", state=state, summary=Summary(rows=0, answered=0, failed=0)))
+    assert "0 of 0 rows answered" in page
+    assert state in page
+
+
+def test_a_record_of_another_version_is_shown_as_far_as_it_goes() -> None:
+    page = render(report(run={"config": {"model": "a name alone", "pruning": None}, "versions": {"ray": "3"}}))
+    assert "&#34;ray&#34;: &#34;3&#34;" in page
+
+
+def test_a_thousand_large_samples_make_no_large_page() -> None:
+    large = [sample(f"row-{n}", picture=bytes(40_000), prompt="long " * 1000) for n in range(1000)]
+    assert len(render(report(samples=large)).encode()) < MAX_BYTES

@@ -1,0 +1,81 @@
+"""A report is drawn from the store alone, at any time; one that cannot be drawn costs no job anything."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from star_batch.errors import OutputError
+from star_batch.metrics import EngineStats
+from star_batch.pipeline import publish
+from star_batch.pipeline.digests import digest_ids, joined
+from star_batch.pipeline.finalise import Expected, RunTotals, finalise
+from star_batch.pipeline.monitor import Monitor, Report
+from star_batch.pipeline.output import begin
+from star_batch.pipeline.redraw import redraw
+from star_batch.pipeline.samples import Sampler
+from star_batch.pipeline.sink import commit_rows
+from star_batch.pipeline.storage import Location
+from tests.pipeline.test_samples import row
+from tests.pipeline.test_sink import FINGERPRINT, answers, opened
+
+IDS = [f"row-{n:04d}" for n in range(4)]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Location:
+    """Three of four rows are committed."""
+    place = Location.of(str(tmp_path / "out"))
+    commit_rows(opened(place), answers(*IDS[:3], failed=1))
+    begin(place, {"num_input_rows": 4, "config": {"model": {"name": "the model"}}})
+    Sampler.of(place, FINGERPRINT.digest, num_samples=4, num_rows=4).keep([row(IDS[1])])
+    return place
+
+
+def finish(output: Location) -> None:
+    commit_rows(opened(output), answers(IDS[3]))
+    monitor = Monitor()
+    for second in (0.0, 2.0):
+        stats = EngineStats(rows_answered=int(second))
+        monitor.report(Report(actor="a", time=second, stats=stats, fetch_seconds=0.0))
+    run = RunTotals(totals=monitor.totals(), wall_seconds=2.0)
+    finalise(output, Expected(ids=joined([digest_ids(IDS)]), epoch=2, fingerprint=FINGERPRINT), run, lambda: None)
+
+
+def test_a_job_that_has_stopped_shows_what_there_is(output: Location) -> None:
+    page = redraw(output).decode()
+    for shown in ("stopped", "2 of 3 rows answered, 1 failed", "the model", IDS[1], "image_missing", "Rows per second"):
+        assert shown in page
+
+
+def test_a_finished_job_is_drawn_again_as_it_was(output: Location) -> None:
+    finish(output)
+    drawn = output.at("report.html").read_bytes()
+    assert b"3 of 4 rows answered, 1 failed" in drawn
+    assert redraw(output) == drawn
+
+
+def test_without_its_numbers_it_is_drawn_from_its_rows(output: Location) -> None:
+    finish(output)
+    output.at("_metrics", "summary.json").delete()
+    output.at("_metrics", "throughput.parquet").delete()
+    assert b"3 of 4 rows answered, 1 failed" in redraw(output)
+
+
+def test_where_no_job_has_begun_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no job has begun there"):
+        redraw(Location.of(str(tmp_path)))
+
+
+def test_a_report_that_cannot_be_drawn_costs_nothing_else(
+    output: Location, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(report: object) -> str:
+        raise ZeroDivisionError("a plot of nothing")
+
+    monkeypatch.setattr(publish, "render", fail)
+    with caplog.at_level(logging.WARNING, logger="star_batch"):
+        finish(output)
+    assert output.at("_SUCCESS").exists()
+    assert not output.at("report.html").exists()
+    assert "the report was not written: ZeroDivisionError: a plot of nothing" in caplog.text
