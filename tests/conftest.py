@@ -1,5 +1,6 @@
 """What the slow rings share: one local Ray and one S3 server per session. Imports neither at module level."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -28,8 +29,6 @@ def aws_environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def local_ray(aws_environment: None) -> Iterator[None]:
     """A Ray on this machine with four logical CPUs."""
-    import logging
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -49,7 +48,18 @@ def local_ray(aws_environment: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(aws_environment: None) -> Iterator[str]:
+def quiet_servers() -> Iterator[None]:
+    """A line per request, and a traceback per client that hangs up, would bury what a failed test says."""
+    from werkzeug.serving import BaseWSGIServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseWSGIServer, "handle_error", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(aws_environment: None, quiet_servers: None) -> Iterator[str]:
     """The endpoint of an S3 server on this machine."""
     from moto.server import ThreadedMotoServer
 

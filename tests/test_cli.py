@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
@@ -543,17 +544,57 @@ def star_batch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.ray
-def test_the_demo_as_a_person_runs_it(tmp_path: Path) -> None:
-    done = star_batch("demo", "--rows", "100", folder=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "num_rows", "num_broken", "accuracy"),
+    [(["--rows", "100"], 100, 2, 0.8), pytest.param([], 2000, 40, 0.9, marks=pytest.mark.faults)],
+)
+def test_the_demo_as_a_person_runs_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    num_rows: int,
+    num_broken: int,
+    accuracy: float,
+) -> None:
+    done = star_batch("demo", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    assert re.search(r"^rows +100\b", done.stdout, re.MULTILINE)
-    assert re.search(r"^failed +2  ", done.stdout, re.MULTILINE)
+    assert re.search(rf"^rows +{num_rows:,}\b", done.stdout, re.MULTILINE)
+    assert re.search(rf"^failed +{num_broken}  ", done.stdout, re.MULTILINE)
     assert re.search(r"^accuracy +\d+\.\d %", done.stdout, re.MULTILINE)
-    for name in ("answers", "_metrics/summary.json"):
+    for name in ("answers", "_metrics/summary.json", "report.html"):
         assert f"star-batch-demo/output/{name}" in done.stdout
-        assert (tmp_path / "star-batch-demo/output" / name).exists()
     assert "Asked and answered" in done.stdout
+    check_output(tmp_path / "star-batch-demo", num_rows, num_broken, accuracy)
+    monkeypatch.chdir(tmp_path)
+    assert invoke("verify", "star-batch-demo/output").exit_code == 0
+
+
+def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) -> None:
+    """What any reader finds there: every question once, with an answer or with the reason why not."""
+    output = folder / "output"
+    found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    found = {re.sub(r"(_commits|_epochs|answers)/[^.].*(\.\w+)$", r"\1/*\2", name) for name in found}
+    found = {name for name in found if not name.startswith("_lease")}
+    assert found == {
+        "answers/*.parquet",
+        "_commits/*.json",
+        "_epochs/*.parquet",
+        "_metrics/summary.json",
+        "_metrics/throughput.parquet",
+        "_metrics/metrics.prom",
+        "_run.json",
+        "report.html",
+        "_SUCCESS",
+    }
+    answers, asked = pq.read_table(output / "answers").to_pylist(), pq.read_table(folder / "input").to_pylist()
+    assert sorted(row["id"] for row in answers) == sorted(row["id"] for row in asked)
+    assert len(answers) == num_rows
+    assert [row["answer"] is None for row in answers] == [row["error_type"] is not None for row in answers]
+    assert sum(row["error"] is not None for row in answers) == num_broken
+    assert sum(row["is_correct"] or False for row in answers) / num_rows > accuracy
+    summary = json.loads((output / "_metrics" / "summary.json").read_text())
+    assert (summary["rows"], summary["answered"], summary["failed"]) == (num_rows, num_rows - num_broken, num_broken)
 
 
 @pytest.mark.timeout(240)

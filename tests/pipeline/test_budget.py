@@ -64,15 +64,12 @@ def test_the_last_word_is_about_all_rows_that_can_be_seen() -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("fake_ray")
-@pytest.mark.parametrize("max_failed", [5, 0.1])
-def test_a_job_that_is_plainly_wrong_stops_early_and_goes_on_when_more_may_fail(
-    tmp_path: Path, max_failed: MaxFailed
-) -> None:
+def test_a_job_that_is_plainly_wrong_stops_early_and_goes_on_when_more_may_fail(tmp_path: Path) -> None:
     records = rows(300)
     for record in records[60:]:
         record["image"] = b"no image"
     source = write(tmp_path / "in.parquet", records)
-    config = job(source, tmp_path / "out", faults={"max_failed": max_failed}, cluster={"windows": 1})
+    config = job(source, tmp_path / "out", faults={"max_failed": 5}, cluster={"windows": 1})
     with pytest.raises(
         TooManyFailed, match=r"most often image_unreadable \(.* of them, such as in\.parquet#\d+: "
     ) as caught:

@@ -35,7 +35,7 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def unreliable_endpoint(aws_environment: None) -> Iterator[str]:
+def unreliable_endpoint(aws_environment: None, quiet_servers: None) -> Iterator[str]:
     with unreliable_s3("crashes", seed=11) as (endpoint, app):
         yield endpoint
         assert app.num_lost > 0

@@ -134,7 +134,7 @@ finally:
 
 def test_a_machine_that_is_lost_costs_a_retry(tmp_path: Path) -> None:
     process = start(write(tmp_path / "in.parquet", rows(160)), tmp_path / "out", MACHINES)
-    printed, complained = process.communicate(timeout=150)
+    printed, complained = process.communicate(timeout=250)
     assert printed.splitlines()[-1:] == ["160 0"], complained
     assert len(set(pq.read_table(tmp_path / "out" / "answers")["id"].to_pylist())) == 160
 

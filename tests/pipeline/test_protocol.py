@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pyarrow.parquet as pq
+import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -237,7 +238,17 @@ class Protocol(RuleBasedStateMachine):
                 self.check_complete()
 
 
-Protocol.TestCase.settings = settings(
-    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class LongProtocol(Protocol):
+    """The same for some minutes."""
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+Protocol.TestCase.settings = _settings(8)
+LongProtocol.TestCase.settings = _settings(40)
 TestProtocol = Protocol.TestCase
+TestLongProtocol = pytest.mark.faults(LongProtocol.TestCase)

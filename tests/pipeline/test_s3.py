@@ -163,7 +163,8 @@ def test_a_job_from_s3_to_s3(
 
 
 @pytest.mark.faults
-def test_every_row_is_committed_once_on_a_server_that_loses_requests_and_replies(aws_environment: None) -> None:
+@pytest.mark.usefixtures("aws_environment", "quiet_servers")
+def test_every_row_is_committed_once_on_a_server_that_loses_requests_and_replies() -> None:
     with unreliable_s3("unreliable", seed=5) as (endpoint, app):
         output = Location.of("s3://unreliable/out", options(endpoint))
         epoch = opened(output)
