@@ -33,31 +33,89 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
+def _distinct(choices: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if choices is not None and (len(set(choices)) < len(choices) or not all(map(str.strip, choices))):
+        raise ValueError("give choices that differ and are not blank")
+    return choices
+
+
+class Question(_Section):
+    """What is asked, in the words of a template over the columns; `choices` make the answer one of them."""
+
+    prompt: str
+    choices: tuple[str, ...] | None = Field(default=None, min_length=1)
+    reference_column: str | None = None
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct_choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _distinct(value)
+
+
+class Fetch(_Section):
+    """Which images may be fetched from the web. Without this section none are.
+
+    `hosts`: names as they stand in the URLs, `*.example.org` for all below one, `*` for any; `name:port` where the
+    port is not the scheme's own. Each redirect has to meet the same conditions.
+    `max_bytes` and `seconds` limit one image. `allow_private`: addresses that are not public, for hosts of your own.
+    """
+
+    hosts: tuple[str, ...] = Field(min_length=1)
+    schemes: tuple[Literal["https", "http"], ...] = Field(default=("https",), min_length=1)
+    max_bytes: int = Field(default=20_000_000, ge=1)
+    seconds: float = Field(default=30.0, gt=0.0)
+    max_redirects: int = Field(default=3, ge=0)
+    allow_private: bool = False
+
+    @field_validator("hosts")
+    @classmethod
+    def _only_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"(\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", host):
+                raise ValueError(f"{host!r} is no host: give a name such as images.example.org")
+        return value
+
+
 class Input(_Section):
     """Where the records are and which columns say what.
 
     `path`: a Parquet file, a glob, a directory, or a list of them; local, `s3://`, `gs://`.
+    `kind`: with `images` the path is a folder of image files, and an image's id is its path below that.
     `id_column`: None derives a stable id from the file's name and the row's place in it.
     `image_column` holds encoded bytes, or a path or URI.
-    `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`.
+    `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below the
+    input's own folder are always open to them; what is local never to rows from elsewhere, unless it is named here.
+    `fetch`: which images may come from the web.
+    `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`; or ask
+    several `questions` about each image: rows `<id>#<name>`, a name for each question.
+    `decoding_column` is a struct of any of `max_new_tokens, temperature, top_p, seed, stop`, which override the job's.
+    `refused_column` holds the reason why a row is not to be answered; null answers it.
     `duplicates`: what to do about ids that stand in several rows: refuse the job, or answer the first row of each.
+    `vanished`: what to do about answers to rows that are not in the input any more: refuse the job, or keep them.
     `storage_options` go to the file system (fsspec's words, such as `endpoint_url`); they are never logged.
     `retry_seconds`: how long a storage that is busy or cannot be reached is tried again.
     """
 
     path: str | tuple[str, ...]
+    kind: Literal["parquet", "images"] = "parquet"
     id_column: str | None = None
     image_column: str = "image"
+    image_roots: tuple[str, ...] | None = None
+    fetch: Fetch | None = None
     prompt_column: str | None = None
     prompt: str | None = None
     raw_prompt: bool = False
+    questions: dict[str, Question] | None = Field(default=None, min_length=1)
     max_new_tokens_column: str | None = None
+    decoding_column: str | None = None
+    refused_column: str | None = None
     choices_column: str | None = None
     choices: tuple[str, ...] | None = Field(default=None, min_length=1)
     reference_column: str | None = None
     keep_columns: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     duplicates: Literal["refuse", "first"] = "refuse"
+    vanished: Literal["refuse", "keep"] = "refuse"
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
@@ -72,17 +130,52 @@ class Input(_Section):
     @field_validator("choices")
     @classmethod
     def _distinct_choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and (len(set(value)) < len(value) or not all(map(str.strip, value))):
-            raise ValueError("give choices that differ and are not blank")
+        return _distinct(value)
+
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _words_alone(cls, value: Any) -> Any:
+        """A question without choices may be written as its words."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {"prompt": question} if isinstance(question, str) else question for name, question in value.items()
+        }
+
+    @field_validator("questions")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Question] | None) -> dict[str, Question] | None:
+        for name in value or {}:
+            if not name.strip() or "#" in name:
+                raise ValueError(f"{name!r} is no name for a question: it becomes the end of ids, after a #")
         return value
 
     @model_validator(mode="after")
     def _one_source_each(self) -> Self:
-        if (self.prompt is None) == (self.prompt_column is None):
-            raise ValueError("give either a prompt (a template over columns) or a prompt_column")
+        if sum(asked is not None for asked in (self.prompt, self.prompt_column, self.questions)) != 1:
+            raise ValueError("give either a prompt (a template over columns) or a prompt_column, or several questions")
         if self.choices is not None and self.choices_column is not None:
             raise ValueError("give either choices for all rows or a choices_column")
+        for name in ("choices", "choices_column", "reference_column"):
+            if self.questions is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} belongs to each of the questions: give it there")
         return self
+
+    @model_validator(mode="after")
+    def _no_columns_in_a_folder(self) -> Self:
+        names = [name for name in type(self).model_fields if name.endswith(("_column", "_columns"))]
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if self.kind == "images" and given:
+            raise ValueError(f"{given[0]} names a column, and a folder of images has none")
+        return self
+
+    @property
+    def asked(self) -> dict[str | None, Question]:
+        """What is asked about each record, by name; a single question has none."""
+        if self.questions is not None:
+            return dict(self.questions.items())
+        # A prompt from a column has no words here.
+        return {None: Question(prompt=self.prompt or "", choices=self.choices, reference_column=self.reference_column)}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -130,6 +223,7 @@ class Model(_Section):
 class Cluster(_Section):
     """What Ray gives the job.
 
+    `address`: None joins the cluster of `RAY_ADDRESS`, as inside `ray job submit`, or else starts a local Ray.
     `actors`: engines, a number or `[min, max]`. `gpus_per_actor`: None means 1 on CUDA and 0 on CPU.
     `windows`: calls that feed one engine at the same time, of `rows_per_window` rows each.
     """
@@ -227,6 +321,7 @@ class JobConfig(_Section):
 
 FLAGS = {
     "input.path": "--input",
+    "input.kind": "--kind",
     "output.path": "--output",
     "model.name": "--model",
     "model.revision": "--revision",

@@ -12,12 +12,13 @@
     ├── Interrupted          somebody pressed Ctrl-C; what is committed stays
     └── RecordError          one record; it becomes an error row and the job goes on
         ├── ImageError
-        │   ├── ImageMissing, ImageFetchFailed, ImageUnreadable
+        │   ├── ImageMissing, ImageFetchFailed, ImageFetchRefused, ImageUnreadable
         │   └── ImageFormatRefused, ImageTooLarge
         ├── PromptError
         │   └── PromptMissing, PromptInvalid, PromptTooLong
         ├── ValueInvalid
         ├── RowTooLarge, NotFinite
+        ├── RequestRefused
         └── Quarantined
 
 A `RecordError` carries the stable word that goes into the answers' `error_type` column as `kind`.
@@ -115,6 +116,12 @@ class ImageFetchFailed(ImageError):
     kind = "image_fetch_failed"
 
 
+class ImageFetchRefused(ImageError):
+    """The configuration does not let a row name this file or address."""
+
+    kind = "image_fetch_refused"
+
+
 class ImageUnreadable(ImageError):
     """The bytes are truncated, broken, or no image at all."""
 
@@ -173,6 +180,12 @@ class NotFinite(RecordError):
     """The model's logits for this record are NaN or infinite: broken weights, or an overflow of the dtype."""
 
     kind = "not_finite"
+
+
+class RequestRefused(RecordError):
+    """The input itself says that this record is not to be answered, and why."""
+
+    kind = "request_refused"
 
 
 class Quarantined(RecordError):

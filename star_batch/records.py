@@ -26,7 +26,8 @@ class Record:
     `image` is encoded bytes, a path, a PIL image, or pixels that a preprocessor has resized.
     `prompt` is the user's words, rendered with the checkpoint's chat template; with `raw` it is the
     whole text, with the checkpoint's image token where the image goes.
-    `max_new_tokens` overrides the job's; no stop token is taken before `min_new_tokens`.
+    `max_new_tokens`, `temperature`, `top_p` and `seed` override the job's, `stop` adds to it; no stop token is taken
+    before `min_new_tokens`.
     With `choices` the answer is always one of them; with `with_kept` it says which visual tokens were kept.
     """
 
@@ -39,6 +40,9 @@ class Record:
     stop: tuple[str, ...] = ()
     raw: bool = False
     with_kept: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,7 @@ class Answer:
 ANSWER_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
+        pa.field("question_name", pa.string()),
         pa.field("answer", pa.large_string()),
         pa.field("error", pa.large_string()),
         pa.field("error_type", pa.string()),
@@ -120,13 +125,20 @@ def to_table(
     model: str,
     fingerprint: str,
     references: Sequence[str | None] | None = None,
+    questions: Sequence[str | None] | None = None,
     with_token_ids: bool = False,
 ) -> pa.Table:
-    """Answers as a table of `ANSWER_SCHEMA`; `references` (one per answer, or None) fill `is_correct`."""
-    given = references if references is not None else [None] * len(answers)
+    """Answers as a table of `ANSWER_SCHEMA`; `references` (one per answer, or None) fill `is_correct`.
+
+    `questions` are the names of the questions that the answers answer, where there are several.
+    """
+    nothing = [None] * len(answers)
+    given = references if references is not None else nothing
+    names = questions if questions is not None else nothing
     rows = [
-        _to_row(answer, reference, with_token_ids) | {"model": model, "fingerprint": fingerprint}
-        for answer, reference in zip(answers, given, strict=True)
+        _to_row(answer, reference, with_token_ids)
+        | {"question_name": question, "model": model, "fingerprint": fingerprint}
+        for answer, reference, question in zip(answers, given, names, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA)
 

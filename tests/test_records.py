@@ -38,6 +38,7 @@ def row(answer: Answer, reference: str | None = None, **options: Any) -> dict[st
 def test_an_answer_as_a_row() -> None:
     assert row(ANSWER, "Red", with_token_ids=True) == {
         "id": "7",
+        "question_name": None,
         "answer": "red",
         "error": None,
         "error_type": None,

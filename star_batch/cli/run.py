@@ -30,6 +30,7 @@ def run(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The job's file.")] = None,
     input: Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")] = None,
+    kind: Annotated[str | None, text("KIND", "Input is parquet, or images: a folder.", "parquet", "images")] = None,
     output: Annotated[str | None, text("PATH", "Folder for the answers.")] = None,
     model: Annotated[str | None, text("NAME", "Checkpoint: a folder, a hub id, or demo.")] = None,
     revision: Annotated[str | None, text("TEXT", "Commit or tag of a hub checkpoint.")] = None,

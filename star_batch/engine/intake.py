@@ -12,7 +12,15 @@ from star_batch import images
 from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import Limits, Sequence, digest
-from star_batch.errors import ImageUnreadable, PromptInvalid, PromptTooLong, RecordError, RowTooLarge, ValueInvalid
+from star_batch.errors import (
+    ConfigError,
+    ImageUnreadable,
+    PromptInvalid,
+    PromptTooLong,
+    RecordError,
+    RowTooLarge,
+    ValueInvalid,
+)
 from star_batch.metrics import EngineStats
 from star_batch.models import Preprocessor, Prompt, VisionLanguageModel
 from star_batch.options import Decoding, is_count
@@ -155,17 +163,19 @@ def _is_text(value: object) -> bool:
 
 def _limits(record: Record, decoding: Decoding) -> Limits:
     """The job's decoding with the record's own overrides."""
-    most = record.max_new_tokens if record.max_new_tokens is not None else decoding.max_new_tokens
+    own = {name: getattr(record, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+    try:
+        chosen = replace(decoding, **{name: value for name, value in own.items() if value is not None})
+    except ConfigError as error:
+        raise ValueInvalid(str(error)) from None
     least = record.min_new_tokens
-    if not is_count(most):
-        raise ValueInvalid(f"max_new_tokens={most!r}: give a whole number of 1 or more")
-    if not (least == 0 or is_count(least)) or least > most:
-        raise ValueInvalid(f"min_new_tokens={least!r}: give a whole number from 0 to max_new_tokens={most}")
+    if not (least == 0 or is_count(least)) or least > chosen.max_new_tokens:
+        raise ValueInvalid(f"min_new_tokens={least!r}: give a whole number from 0 to {chosen.max_new_tokens}")
     return Limits(
-        max_new_tokens=int(most),
+        max_new_tokens=int(chosen.max_new_tokens),
         min_new_tokens=int(least),
-        temperature=decoding.temperature,
-        top_p=decoding.top_p,
-        seed=decoding.seed,
-        stop=(*decoding.stop, *record.stop),
+        temperature=chosen.temperature,
+        top_p=chosen.top_p,
+        seed=chosen.seed,
+        stop=(*chosen.stop, *record.stop),
     )

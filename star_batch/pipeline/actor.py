@@ -34,8 +34,8 @@ from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
 from star_batch.pipeline.preprocess import kept_fields, to_records
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
-from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.samples import Sampler
+from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Record, to_table
 
@@ -166,6 +166,7 @@ class EngineActor:
             model=_model_name(config),
             fingerprint=self._settings.fingerprint,
             references=rows["reference"].to_pylist(),
+            questions=rows["question_name"].to_pylist(),
             with_token_ids=config.output.token_ids,
         )
         columns = config.input.keep_columns

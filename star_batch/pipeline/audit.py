@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from star_batch.config import Input
 from star_batch.errors import OutputError
-from star_batch.pipeline.epochs import Standing, look
+from star_batch.pipeline.epochs import Standing, look, with_vanished
 from star_batch.pipeline.finalise import differences
 from star_batch.pipeline.lease import Terms, read_lease
 from star_batch.pipeline.output import ANSWERS, Commit, read_run
@@ -103,6 +103,8 @@ def verify(output: Location, input: Input | None) -> Verdict:
     """
     wanted = distinct(plan_input(input), "first")[1] if input is not None else None
     seen = _look(output)
+    if wanted is not None and input is not None and input.vanished == "keep":
+        wanted = with_vanished(wanted, seen.commits)
     with failing_as(OutputError, "read the output", output):
         findings = [
             *_row_findings(output, seen),

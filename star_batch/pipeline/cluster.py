@@ -1,6 +1,6 @@
 """Connects to Ray, keeps its noise away, and says in one line why a Ray job failed. Knows no job.
 
-A local Ray is started unless an address is given, and stopped again if it was started here.
+A local Ray is started unless an address is given, here or by `RAY_ADDRESS`, and stopped again if it was started here.
 """
 
 import contextlib
@@ -60,17 +60,25 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[None]:
             ray.shutdown()
 
 
+def address_of(cluster: Cluster) -> str | None:
+    """The cluster to join: the configured one, or that of `RAY_ADDRESS`, which is where `ray job submit` put us."""
+    there = os.environ.get("RAY_ADDRESS", "")
+    # Of http:// the jobs API answers, and it takes no driver.
+    return cluster.address or (None if there.startswith("http") else there or None)
+
+
 def _start(cluster: Cluster, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
+    address = address_of(cluster)
     try:
-        if cluster.address is not None:
-            _knock(cluster.address)
-            ray.init(address=cluster.address, log_to_driver=verbose, logging_level=level)
+        if address is not None:
+            _knock(address)
+            ray.init(address=address, log_to_driver=verbose, logging_level=level)
             return
         # Logical CPUs: on a small machine, too, readers and preprocessors must get some beside the actors.
         actors = math.ceil(cluster.actor_range[1] * cluster.cpus_per_actor)
         cpus = max(os.cpu_count() or 1, actors + _CPUS_BESIDE_ACTORS)
-        # An address in the environment would win over a local start.
+        # Else Ray would look for one that is running here.
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -79,7 +87,7 @@ def _start(cluster: Cluster, verbose: bool) -> None:
             logging_level=level,
         )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = redacted(cluster.address) if cluster.address is not None else "this machine"
+        where = redacted(address) if address is not None else "this machine"
         raise ClusterError(f"Ray on {where}: {_said(error).partition(chr(10))[0]}") from None
 
 

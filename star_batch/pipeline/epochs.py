@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.digests import Digests, joined
+from star_batch.pipeline.digests import Digests, is_in, joined
 from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.output import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit, check_nothing_foreign
@@ -106,6 +107,12 @@ class Standing:
 
 def ids_of(commits: Sequence[Commit]) -> Digests:
     return joined(commit.ids for commit in commits)
+
+
+def with_vanished(ids: Digests, commits: Sequence[Commit]) -> Digests:
+    """The ids of an input, then those that have an answer and are not in the input any more."""
+    there = ids_of(commits)
+    return np.concatenate([ids, there[~is_in(there, ids)]])
 
 
 def look(output: Location) -> Standing:

@@ -12,7 +12,7 @@ from typing import Any
 
 from star_batch.config import JobConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the columns of the answers change their meaning."""
 
 # What the input section says about words and columns; not where the files are or how many rows to take.
@@ -23,7 +23,10 @@ _INPUT_FIELDS = frozenset(
         "prompt_column",
         "prompt",
         "raw_prompt",
+        "questions",
         "max_new_tokens_column",
+        "decoding_column",
+        "refused_column",
         "choices_column",
         "choices",
         "reference_column",

@@ -17,6 +17,7 @@ from star_batch.config import Faults, JobConfig
 from star_batch.errors import ClusterError
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.cluster import address_of
 from star_batch.pipeline.epochs import Epoch
 from star_batch.pipeline.plan import InputPlan
 from star_batch.pipeline.preprocess import Preprocess, preprocess_block
@@ -24,6 +25,7 @@ from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_war
 from star_batch.pipeline.read import read_dataset
 from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.sink import AnswersSink
+from star_batch.pipeline.sources import Sources
 
 _CPUS_PER_WRITE = 0.25
 _START_SECONDS = 600.0  # in which a process is placed and has loaded its model
@@ -74,7 +76,8 @@ def answer_all(work: Work) -> None:
 
 def _preprocess(work: Work) -> Preprocess:
     load = functools.partial(work.backend.preprocessor, work.config.model)
-    return Preprocess(input=work.config.input, schema=work.plan.schema, root=work.plan.root, load=load)
+    sources = Sources.of(work.config.input, work.plan.root)
+    return Preprocess(input=work.config.input, schema=work.plan.schema, sources=sources, load=load)
 
 
 def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warden: Any) -> "ray.data.Dataset":
@@ -123,7 +126,7 @@ def gpus_per_actor(config: JobConfig) -> float:
     gpus = chosen if chosen is not None else float(wants_gpu)
     needed = gpus * config.cluster.actor_range[0]
     # A cluster elsewhere may grow; this machine will not.
-    if config.cluster.address is None and needed > there:
+    if address_of(config.cluster) is None and needed > there:
         raise ClusterError(
             f"the actors need {needed:g} GPUs and Ray sees {there:g} here; use device cpu or fewer actors"
         )

@@ -79,14 +79,15 @@ def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[st
             yield from threads.map(lambda commit: read_part(output, commit, columns), commits[start : start + _THREADS])
 
 
-def without_failed(epoch: Epoch, commits: Sequence[Commit]) -> list[Commit]:
-    """The same answers without the rows that failed: parts that hold some are written again for `epoch`."""
+def without_failed(epoch: Epoch, commits: Sequence[Commit], among: Digests) -> list[Commit]:
+    """The same answers without the rows `among` these that failed: parts that hold some are written again."""
 
     def answered(commit: Commit) -> Commit | None:
         if not commit.failed:
             return commit
         table = read_part(epoch.output, commit)
-        return _rewrite(epoch, commit, table.filter(table["error"].is_null()))
+        is_kept = table["error"].is_null().to_numpy() | ~is_in(joined([commit.ids]), among)
+        return commit if is_kept.all() else _rewrite(epoch, commit, table.filter(pa.array(is_kept)))
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return [commit for commit in threads.map(answered, commits) if commit is not None]

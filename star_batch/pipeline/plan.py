@@ -1,9 +1,11 @@
 """What there is to read: files, row groups, columns and ids, checked before anything heavy starts.
 
-Reads Parquet footers and, where ids are given or some rows are done, the id column. Knows no Ray.
+Reads Parquet footers and, where ids are given or some rows are done, the id column; of a folder of images the
+names. Knows no Ray.
 
 A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it, so that
-it does not depend on how a read is split and a person can find the row again.
+it does not depend on how a read is split and a person can find the row again. An image's is its name below the root.
+Where several questions are asked, each row is there once for each of them, as `<id>#<question>`.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
 from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_repeated, joined
+from star_batch.pipeline.listing import list_images
 from star_batch.pipeline.storage import Location, explain, failing_as, scheme_of
 from star_batch.pipeline.template import Template
 from star_batch.records import ANSWER_SCHEMA
@@ -29,9 +32,13 @@ from star_batch.records import ANSWER_SCHEMA
 ID_COLUMN = "star_batch:id"
 """The column of ids in every table that this package reads; always text, never null."""
 
+QUESTION_COLUMN = "star_batch:question"
+"""The name of the question that a row asks, where there are several."""
+
 _SUFFIXES = (".parquet", ".pq", ".parq")
 _FOOTER_THREADS = 16
 _ROWS_PER_READ = 1024
+_NAMES_PER_GROUP = 1024
 _NUM_SHOWN = 3
 
 S = TypeVar("S")
@@ -39,31 +46,46 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroup:
-    """The first `num_rows` rows of one row group; of these only the positions in `wanted`, if given.
+class _Rows:
+    """`num_rows` rows of the input, each asked `fan` questions; of these only the positions in `wanted`, if given."""
 
-    `first_row` is the number in the file of the group's first row.
-    """
+    num_rows: int
+    fan: int
+    wanted: pa.Int64Array | None = None
+
+    def __len__(self) -> int:
+        return self.num_rows * self.fan if self.wanted is None else len(self.wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup(_Rows):
+    """The first rows of one row group; `first_row` is the number in the file of the group's first."""
 
     path: str
     name: str
     index: int
     first_row: int
-    num_rows: int
-    wanted: pa.Int64Array | None = None
 
-    def __len__(self) -> int:
-        return self.num_rows if self.wanted is None else len(self.wanted)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles(_Rows):
+    """The first of some images, by their names below the root."""
+
+    names: pa.LargeStringArray
+
+
+Group: TypeAlias = RowGroup | ImageFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputPlan:
-    """Row groups to read with the columns that the job needs, cast to one `schema` for all files."""
+    """Row groups to read with the columns that the job needs, cast to one `schema` for all files; or image files."""
 
     root: Location
     schema: pa.Schema
     id_column: str | None
-    row_groups: tuple[RowGroup, ...]
+    row_groups: tuple[Group, ...]
+    questions: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -77,9 +99,9 @@ class InputPlan:
         """
         return pa.chunked_array(_in_threads(self._group_ids, self.row_groups), type=pa.string())
 
-    def _group_ids(self, group: RowGroup) -> pa.StringArray:
+    def _group_ids(self, group: Group) -> pa.StringArray:
         if self.id_column is None:
-            return _take(_derived_ids(group, 0, group.num_rows), group, 0)
+            return _take(_asked_ids(self, _derived_ids(group, 0, group.num_rows)), group, 0)
         tables = list(read_rows(self, group, columns=[self.id_column]))
         return pa.chunked_array([table[ID_COLUMN] for table in tables], type=pa.string()).combine_chunks()
 
@@ -126,24 +148,56 @@ def plan_input(config: Input) -> InputPlan:
 
     Raises:
         InputError: nothing there, not Parquet, no rows, or a column is missing or of a wrong type.
-        ConfigError: the prompt template or a kept column's name cannot work.
+        ConfigError: the prompt template, a kept column's name or one of the image roots cannot work.
     """
+    for root in config.image_roots or ():
+        Location.of(root)
+    return _plan_images(config) if config.kind == "images" else _plan_parquet(config)
+
+
+def _plan_parquet(config: Input) -> InputPlan:
     wanted = _wanted_columns(config)
     root, files = _find_files(config)
     footers = _in_threads(lambda file: _read_footer(root, file), list(files.values()))
     schema = _unified_schema(wanted, dict(zip(files, (f.schema.to_arrow_schema() for f in footers), strict=True)))
-    groups = [g for name, footer in zip(files, footers, strict=True) for g in _row_groups(name, files[name], footer)]
+    fan = len(config.asked)
+    pairs = zip(files, footers, strict=True)
+    groups = [group for name, footer in pairs for group in _row_groups(name, files[name], footer, fan)]
     plan = InputPlan(
-        root=root, schema=schema, id_column=config.id_column, row_groups=tuple(_limited(groups, config.limit))
+        root=root,
+        schema=schema,
+        id_column=config.id_column,
+        row_groups=tuple(_limited(groups, config.limit)),
+        questions=tuple(config.questions or ()),
     )
     if not plan.num_rows:
         raise InputError(f"{root.shown}: {len(files)} Parquet files without a single row")
     return plan
 
 
+def _plan_images(config: Input) -> InputPlan:
+    if columns := [name for wanted in _wanted_columns(config) if (name := wanted.column) != config.image_column]:
+        raise ConfigError(f"prompt: {{{columns[0]}}} names a column, and a folder of images has none")
+    locations = _locations(config)
+    folder = os.path.commonpath([place.path for place in locations])
+    root = replace(locations[0], url=_with_scheme(folder, locations[0]))
+    names = list_images(locations, folder).slice(0, config.limit).combine_chunks()
+    starts = range(0, len(names), _NAMES_PER_GROUP)
+    # Copied: a slice would take all of the names along to wherever it is sent.
+    parts = [pa.concat_arrays([names.slice(start, _NAMES_PER_GROUP), names[:0]]) for start in starts]
+    fan = len(config.asked)
+    return InputPlan(
+        root=root,
+        schema=pa.schema([(config.image_column, pa.large_string())]),
+        id_column=None,
+        row_groups=tuple(ImageFiles(num_rows=len(part), fan=fan, names=part) for part in parts),
+        questions=tuple(config.questions or ()),
+    )
+
+
 def read_rows(
     plan: InputPlan,
-    group: RowGroup,
+    group: Group,
     columns: Sequence[str] | None = None,
     rows_per_table: int = _ROWS_PER_READ,
 ) -> Iterator[pa.Table]:
@@ -153,24 +207,55 @@ def read_rows(
         InputError: the file cannot be read, or is broken there.
     """
     schema = plan.schema if columns is None else pa.schema([plan.schema.field(name) for name in columns])
-    offset = 0
+    offset, size = 0, -(-rows_per_table // group.fan)
+    tables = (
+        _read_names(group, schema, size) if isinstance(group, ImageFiles) else _read_parquet(plan, group, schema, size)
+    )
+    for table in tables:
+        asked = _asked(plan, table.add_column(0, ID_COLUMN, _ids(plan, group, offset, table)))
+        wanted = _take(asked, group, offset * group.fan)
+        offset += table.num_rows
+        if wanted.num_rows:
+            yield wanted
+
+
+def _read_parquet(plan: InputPlan, group: RowGroup, schema: pa.Schema, rows_per_table: int) -> Iterator[pa.Table]:
+    left = group.num_rows
     with _reading(plan.root, group.path), plan.root.open_file(group.path) as file:
         batches = pq.ParquetFile(file).iter_batches(
             batch_size=rows_per_table, row_groups=[group.index], columns=schema.names
         )
         for batch in batches:
-            rows = min(batch.num_rows, group.num_rows - offset)
-            if rows <= 0:
+            if left <= 0:
                 return
-            table = pa.Table.from_batches([batch.slice(0, rows)]).select(schema.names).cast(schema)
-            table = table.add_column(0, ID_COLUMN, _ids(plan, group, offset, table))
-            table = _take(table, group, offset)
-            offset += rows
-            if table.num_rows:
-                yield table
+            yield pa.Table.from_batches([batch.slice(0, left)]).select(schema.names).cast(schema)
+            left -= batch.num_rows
 
 
-def _ids(plan: InputPlan, group: RowGroup, offset: int, table: pa.Table) -> pa.Array | pa.ChunkedArray:
+def _read_names(group: ImageFiles, schema: pa.Schema, rows_per_table: int) -> Iterator[pa.Table]:
+    for start in range(0, group.num_rows, rows_per_table):
+        yield pa.table([group.names.slice(start, rows_per_table)], schema=schema)
+
+
+def _asked(plan: InputPlan, table: pa.Table) -> pa.Table:
+    """A row for each question about each row."""
+    if not plan.questions:
+        return table
+    fan = len(plan.questions)
+    rows = table.take(pa.array(np.repeat(np.arange(table.num_rows), fan)))
+    names = pa.array(list(plan.questions) * table.num_rows, pa.string())
+    rows = rows.set_column(0, ID_COLUMN, _asked_ids(plan, table[ID_COLUMN].combine_chunks()))
+    return rows.append_column(QUESTION_COLUMN, names)
+
+
+def _asked_ids(plan: InputPlan, ids: pa.StringArray) -> pa.StringArray:
+    if not plan.questions:
+        return ids
+    repeated = ids.take(pa.array(np.repeat(np.arange(len(ids)), len(plan.questions))))
+    return pc.binary_join_element_wise(repeated, pa.array(list(plan.questions) * len(ids), pa.string()), "#")
+
+
+def _ids(plan: InputPlan, group: Group, offset: int, table: pa.Table) -> pa.Array | pa.ChunkedArray:
     derived = _derived_ids(group, offset, table.num_rows)
     if plan.id_column is None or plan.id_column not in table.column_names:
         return derived
@@ -178,13 +263,15 @@ def _ids(plan: InputPlan, group: RowGroup, offset: int, table: pa.Table) -> pa.A
     return pc.coalesce(table[plan.id_column].cast(pa.string()), derived)
 
 
-def _derived_ids(group: RowGroup, offset: int, num_rows: int) -> pa.StringArray:
+def _derived_ids(group: Group, offset: int, num_rows: int) -> pa.StringArray:
+    if isinstance(group, ImageFiles):
+        return group.names.slice(offset, num_rows).cast(pa.string())
     first = group.first_row + offset
     numbers = pa.array(range(first, first + num_rows), pa.int64()).cast(pa.string())
     return pc.binary_join_element_wise(group.name, numbers, "#")
 
 
-def _take(rows: Any, group: RowGroup, offset: int) -> Any:
+def _take(rows: Any, group: Group, offset: int) -> Any:
     """Of an array or a table that starts at `offset`, the wanted rows."""
     if group.wanted is None:
         return rows
@@ -192,7 +279,7 @@ def _take(rows: Any, group: RowGroup, offset: int) -> Any:
     return rows.take(pc.subtract(group.wanted.filter(inside), offset))
 
 
-def _narrowed(group: RowGroup, positions: pa.Int64Array) -> RowGroup:
+def _narrowed(group: Group, positions: pa.Int64Array) -> Group:
     if len(positions) == len(group):
         return group
     return replace(group, wanted=positions if group.wanted is None else group.wanted.take(positions))
@@ -203,15 +290,20 @@ def _narrowed(group: RowGroup, positions: pa.Int64Array) -> RowGroup:
 
 def _find_files(config: Input) -> tuple[Location, dict[str, str]]:
     """The folder that names are relative to, and the files below it: name -> path."""
-    locations = [Location.of(path, config.storage_options, retry_seconds=config.retry_seconds) for path in config.paths]
-    if len({scheme_of(location.url) for location in locations}) != 1:
-        raise ConfigError("input.path: all paths must be on the same file system")
+    locations = _locations(config)
     found = [_expand(location) for location in locations]
     root = os.path.commonpath([folder for folder, _ in found])
     paths = sorted({path for _, below in found for path in below})
     return replace(locations[0], url=_with_scheme(root, locations[0])), {
         os.path.relpath(path, root): path for path in paths
     }
+
+
+def _locations(config: Input) -> list[Location]:
+    locations = [Location.of(path, config.storage_options, retry_seconds=config.retry_seconds) for path in config.paths]
+    if len({scheme_of(location.url) for location in locations}) != 1:
+        raise ConfigError("input.path: all paths must be on the same file system")
+    return locations
 
 
 def _expand(location: Location) -> tuple[str, list[str]]:
@@ -254,12 +346,12 @@ def _read_footer(root: Location, path: str) -> pq.FileMetaData:
         return pq.read_metadata(file)
 
 
-def _row_groups(name: str, path: str, footer: pq.FileMetaData) -> Iterator[RowGroup]:
+def _row_groups(name: str, path: str, footer: pq.FileMetaData, fan: int) -> Iterator[RowGroup]:
     first = 0
     for index in range(footer.num_row_groups):
         rows = footer.row_group(index).num_rows
         if rows:
-            yield RowGroup(path=path, name=name, index=index, first_row=first, num_rows=rows)
+            yield RowGroup(path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan)
         first += rows
 
 
@@ -300,14 +392,18 @@ class _Wanted:
 
 
 def _wanted_columns(config: Input) -> list[_Wanted]:
-    template = Template.parse(config.prompt).columns if config.prompt is not None else ()
+    questions = config.asked.values()
+    template = dict.fromkeys(column for question in questions for column in Template.parse(question.prompt).columns)
+    references = dict.fromkeys(question.reference_column for question in questions)
     named = [
         (config.id_column, "id_column", "text or whole numbers", _is_text_or_int),
         (config.image_column, "image_column", "bytes, paths or URIs", _is_image),
         (config.prompt_column, "prompt_column", "text", _is_text),
         (config.max_new_tokens_column, "max_new_tokens_column", "whole numbers", pa.types.is_integer),
         (config.choices_column, "choices_column", "lists of text", _is_text_list),
-        (config.reference_column, "reference_column", "text, numbers or booleans", _is_scalar),
+        (config.decoding_column, "decoding_column", f"a struct of {', '.join(_DECODING)}", _is_decoding),
+        (config.refused_column, "refused_column", "text", _is_text),
+        *((column, "reference_column", "text, numbers or booleans", _is_scalar) for column in references),
         *((column, "prompt", "text, numbers or booleans", _is_scalar) for column in template),
         *((_check_kept(column), "keep_columns", "anything", _is_anything) for column in config.keep_columns),
     ]
@@ -389,6 +485,22 @@ def _is_image(type: pa.DataType) -> bool:
 
 def _is_text_list(type: pa.DataType) -> bool:
     return (pa.types.is_list(type) or pa.types.is_large_list(type)) and _is_text(type.value_type)
+
+
+_DECODING: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "max_new_tokens": pa.types.is_integer,
+    "temperature": lambda type: bool(pa.types.is_floating(type) or pa.types.is_integer(type)),
+    "top_p": lambda type: bool(pa.types.is_floating(type) or pa.types.is_integer(type)),
+    "seed": pa.types.is_integer,
+    "stop": _is_text_list,
+}
+
+
+def _is_decoding(type: pa.DataType) -> bool:
+    return pa.types.is_struct(type) and all(
+        field.name in _DECODING and (pa.types.is_null(field.type) or _DECODING[field.name](field.type))
+        for field in type
+    )
 
 
 def _is_anything(type: pa.DataType) -> bool:

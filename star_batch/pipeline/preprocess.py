@@ -1,11 +1,10 @@
 """CPU stage: one planned row to pixels and words, or to an error row that says why not. Knows no GPU.
 
-Images of a batch are fetched concurrently. Whatever is wrong with one row is a `RecordError` and stays there.
+Rows that share an image have it decoded once. Whatever is wrong with one row is a `RecordError` and stays there.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -16,25 +15,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from star_batch import images
-from star_batch.config import Input
+from star_batch.config import Input, Question
 from star_batch.errors import (
     ConfigError,
-    ImageFetchFailed,
     ImageMissing,
     PromptMissing,
     Quarantined,
     RecordError,
+    RequestRefused,
     ValueInvalid,
 )
-from star_batch.pipeline.plan import ID_COLUMN
-from star_batch.pipeline.storage import STORAGE_ERRORS, Location, explain, scheme_of
+from star_batch.options import Decoding
+from star_batch.pipeline.fetch import Fetched
+from star_batch.pipeline.plan import ID_COLUMN, QUESTION_COLUMN
+from star_batch.pipeline.sources import Sources
 from star_batch.pipeline.template import Template
 from star_batch.records import Pixels, Record
 
-_FETCH_THREADS = 16
 _ROWS_PER_STEP = 64
 _KEPT = "keep:"
-_SCHEMES = ("file", "s3", "gs")
+_WORDS = ["id", "prompt", "max_new_tokens", "temperature", "top_p", "seed", "stop", "choices"]
 
 Pieces: TypeAlias = Callable[[tuple[str, ...]], Iterator[tuple[tuple[str, ...], str | None]]]
 """Ids of rows, cut into what is prepared together, or must not be and why."""
@@ -46,7 +46,12 @@ PREPARED_SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("prompt", pa.large_string()),
+        pa.field("question_name", pa.string()),
         pa.field("max_new_tokens", pa.int32()),
+        pa.field("temperature", pa.float64()),
+        pa.field("top_p", pa.float64()),
+        pa.field("seed", pa.int64()),
+        pa.field("stop", pa.list_(pa.string())),
         pa.field("choices", pa.list_(pa.string())),
         pa.field("reference", pa.large_string()),
         pa.field("error", pa.large_string()),
@@ -75,22 +80,17 @@ class Preprocess:
 
     input: Input
     schema: pa.Schema
-    root: Location
+    sources: Sources
     load: Callable[[], Preprocessor] = field(repr=False)
 
     def __call__(self, rows: pa.Table, deadly: str | None = None) -> pa.Table:
         """With a reason why the rows' images are `deadly`, they are not touched."""
-        preprocessor = self.load()
-        template = Template.parse(self.input.prompt) if self.input.prompt is not None else None
-        fetched = (
-            self._fetch_all(rows[self.input.image_column].to_pylist())
-            if deadly is None
-            else [_Fetched(None, Quarantined(deadly))] * rows.num_rows
-        )
+        templates = {name: Template.parse(question.prompt) for name, question in self.input.asked.items()}
+        pictures = self._pictures(rows[self.input.image_column].to_pylist(), deadly)
         columns = [name for name in rows.column_names if name != self.input.image_column]
         prepared = [
-            _Row(self.input, template, row, image).prepare(preprocessor)
-            for row, image in zip(rows.select(columns).to_pylist(), fetched, strict=True)
+            _Row(self.input, templates, row, picture).prepare()
+            for row, picture in zip(rows.select(columns).to_pylist(), pictures, strict=True)
         ]
         kept = self.input.keep_columns
         table = pa.Table.from_pylist(prepared, schema=PREPARED_SCHEMA)
@@ -98,98 +98,92 @@ class Preprocess:
             table = table.append_column(kept_field, rows[kept_field.name.removeprefix(_KEPT)])
         return table
 
-    def _fetch_all(self, sources: Sequence[Any]) -> list["_Fetched"]:
-        if all(_inline(source) is not None for source in sources):
-            return [_Fetched(_inline(source)) for source in sources]
-        with ThreadPoolExecutor(_FETCH_THREADS) as threads:
-            return list(threads.map(self._fetch, sources))
+    def _pictures(self, sources: Sequence[Any], deadly: str | None) -> list["_Picture"]:
+        preprocessor = self.load()
+        if deadly is not None:
+            return [_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)] * len(sources)
+        fetched = self.sources.read_all(sources)
+        shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
+        return [shared[id(each)] for each in fetched]
 
-    def _fetch(self, source: Any) -> "_Fetched":
-        started = time.perf_counter()
+
+class _Picture:
+    """An image on its way to pixels; it goes there once, for the first of its rows that gets so far."""
+
+    def __init__(self, fetched: Fetched, input: Input, preprocessor: Preprocessor) -> None:
+        self._fetched = fetched
+        self._input = input
+        self._preprocessor = preprocessor
+        self._columns: dict[str, object] = {}
+        self._error = fetched.error
+        self._seconds = fetched.seconds
+
+    def columns(self) -> dict[str, object]:
+        """Raises:
+        RecordError: the image cannot be had or read.
+        """
         try:
-            data, error = self._read(source), None
-        except RecordError as failure:
-            data, error = None, failure
-        return _Fetched(data, error, time.perf_counter() - started)
+            self._columns = self._columns or (self._decode() if self._error is None else {})
+        except RecordError as error:
+            self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._columns
 
-    def _read(self, source: Any) -> bytes:
-        inline = _inline(source)
-        if inline is not None:
-            return inline
-        path = source.get("path") if isinstance(source, Mapping) else source
-        if not path or not path.strip():
+    def fetch_seconds(self) -> float:
+        """What fetching took, told once."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _decode(self) -> dict[str, object]:
+        if not self._fetched.data:
             raise ImageMissing("no image")
-        location = self._locate(path)
-        try:
-            return location.read_bytes()
-        except STORAGE_ERRORS as error:
-            raise ImageFetchFailed(f"{location.shown}: {explain(error, location.options)}") from None
-
-    def _locate(self, path: str) -> Location:
-        """A relative path is below the input's folder; the input's options serve its own file system only."""
-        if "://" not in path and not path.startswith("/"):
-            return self.root.at(path)
-        if scheme_of(path) not in _SCHEMES:
-            raise ImageFetchFailed(f"{scheme_of(path)}:// is not a file system for images; use a path, s3:// or gs://")
-        options = self.root.options if scheme_of(path) == scheme_of(self.root.url) else {}
-        try:
-            return Location.of(path, options, retry_seconds=self.root.retry_seconds)
-        except ConfigError as error:
-            raise ImageFetchFailed(str(error)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    data: bytes | None
-    error: RecordError | None = None
-    seconds: float = 0.0
-
-
-def _inline(source: Any) -> bytes | None:
-    """Bytes that are there already: a binary column, or the `bytes` of a pair of bytes and path."""
-    if isinstance(source, Mapping):
-        source = source.get("bytes")
-    return source if isinstance(source, bytes) else None
+        picture = images.decode(self._fetched.data, max_pixels=self._input.max_image_pixels)
+        pixels = self._preprocessor.pixels(picture)
+        return {"pixels": pixels.tobytes(), "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row on its way; `values` are its columns but the image."""
+    """One row on its way; `values` are its columns but the image, `templates` the questions' by name."""
 
     input: Input
-    template: Template | None
+    templates: Mapping[str | None, Template]
     values: Mapping[str, Any]
-    image: _Fetched
+    picture: _Picture
 
-    def prepare(self, preprocessor: Preprocessor) -> dict[str, object]:
+    def prepare(self) -> dict[str, object]:
         started = time.perf_counter()
         row = {
             "id": self.values[ID_COLUMN],
+            "question_name": self._name,
             "reference": self._reference(),
-            "fetch_seconds": self.image.seconds,
+            "fetch_seconds": self.picture.fetch_seconds(),
         }
         try:
-            row |= self._words() | self._pixels(preprocessor)
+            self._check_wanted()
+            row |= self._words() | self.picture.columns()
         except RecordError as error:
             row |= {"error": str(error), "error_type": error.kind}
         return row | {"decode_seconds": time.perf_counter() - started}
 
+    @property
+    def _name(self) -> str | None:
+        """Which of several questions it asks."""
+        return self.values.get(QUESTION_COLUMN)
+
+    @property
+    def _question(self) -> Question:
+        return self.input.asked[self._name]
+
+    def _check_wanted(self) -> None:
+        column = self.input.refused_column
+        if column is not None and self.values[column] is not None:
+            raise RequestRefused(self.values[column])
+
     def _words(self) -> dict[str, object]:
         self._check_id()
-        return {
-            "prompt": self._prompt(),
-            "max_new_tokens": self._max_new_tokens(),
-            "choices": self._choices(),
-        }
-
-    def _pixels(self, preprocessor: Preprocessor) -> dict[str, object]:
-        if self.image.error is not None:
-            raise self.image.error
-        if not self.image.data:
-            raise ImageMissing("no image")
-        picture = images.decode(self.image.data, max_pixels=self.input.max_image_pixels)
-        pixels = preprocessor.pixels(picture)
-        return {"pixels": pixels.tobytes(), "height": pixels.shape[0], "width": pixels.shape[1]}
+        return {"prompt": self._prompt(), "choices": self._choices()} | self._decoding() | self._max_new_tokens()
 
     def _check_id(self) -> None:
         column = self.input.id_column
@@ -198,31 +192,47 @@ class _Row:
 
     def _prompt(self) -> str:
         column = self.input.prompt_column
-        prompt = self.template.render(self.values) if self.template is not None else self.values[str(column)]
+        prompt = self.templates[self._name].render(self.values) if column is None else self.values[column]
         if prompt is None or not prompt.strip():
             raise PromptMissing("no prompt")
         return str(prompt)
 
-    def _max_new_tokens(self) -> int | None:
+    def _max_new_tokens(self) -> dict[str, object]:
         column = self.input.max_new_tokens_column
         if column is None:
-            return None
+            return {}
         value = self.values[column]
         if value is None or not 0 < value < 2**31:
             raise ValueInvalid(f"column {column!r}: {value!r} is not a number of tokens")
-        return int(value)
+        return {"max_new_tokens": value}
+
+    def _decoding(self) -> dict[str, object]:
+        """What the row itself says about decoding, checked."""
+        column = self.input.decoding_column
+        given = (self.values[column] or {}) if column is not None else {}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        try:
+            Decoding(**chosen)
+        except ConfigError as error:
+            raise ValueInvalid(f"column {column!r}: {error}") from None
+        if chosen.get("max_new_tokens", 0) >= 2**31:
+            raise ValueInvalid(
+                f"column {column!r}: max_new_tokens={chosen['max_new_tokens']} is more than any model has"
+            )
+        return chosen
 
     def _choices(self) -> list[str] | None:
         column = self.input.choices_column
         if column is None:
-            return list(self.input.choices) if self.input.choices is not None else None
+            choices = self._question.choices
+            return list(choices) if choices is not None else None
         value = self.values[column]
         if not value or any(choice is None or not choice for choice in value):
             raise ValueInvalid(f"column {column!r}: no choices, or an empty one")
         return list(value)
 
     def _reference(self) -> str | None:
-        column = self.input.reference_column
+        column = self._question.reference_column
         value = self.values[column] if column is not None else None
         return str(value) if value is not None else None
 
@@ -243,7 +253,7 @@ def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Itera
 def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:
     """Prepared rows, none of them failed, as the engine takes them; `with_kept` picks those that ask what was kept."""
     pixels = _pixels(rows)
-    words = rows.select(["id", "prompt", "max_new_tokens", "choices"]).to_pylist()
+    words = rows.select(_WORDS).to_pylist()
     return [
         Record(
             id=row["id"],
@@ -251,7 +261,11 @@ def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = 
             prompt=row["prompt"],
             max_new_tokens=row["max_new_tokens"],
             choices=tuple(row["choices"]) if row["choices"] is not None else None,
+            stop=tuple(row["stop"] or ()),
             raw=raw,
+            temperature=row["temperature"],
+            top_p=row["top_p"],
+            seed=row["seed"],
             with_kept=with_kept(row["id"]),
         )
         for row, image in zip(words, pixels, strict=True)

@@ -16,7 +16,7 @@ _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "s3fs")
 
 
 def provenance(config: JobConfig, fingerprint: Fingerprint, num_rows: int) -> dict[str, Any]:
-    """A record for `output.begin`; `num_rows` is the input's."""
+    """A record for `output.begin`; `num_rows` are to be there at the end."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "num_input_rows": num_rows,

@@ -13,7 +13,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from star_batch.pipeline.plan import InputPlan, RowGroup, read_rows
+from star_batch.pipeline.plan import Group, InputPlan, RowGroup, read_rows
 
 _CPUS_PER_READ = 0.5
 
@@ -45,21 +45,21 @@ class PlannedParquet(Datasource):  # type: ignore[misc]  # Ray is not typed
     ) -> list[ReadTask]:
         return [self._read_task(groups, per_task_row_limit) for groups in self._tasks]
 
-    def _read_task(self, groups: Sequence[RowGroup], limit: int | None) -> ReadTask:
+    def _read_task(self, groups: Sequence[Group], limit: int | None) -> ReadTask:
         plan = self._plan
         rows = sum(len(group) for group in groups)
-        files = list(dict.fromkeys(group.name for group in groups))
+        files = list(dict.fromkeys(group.name for group in groups if isinstance(group, RowGroup)))
         metadata = BlockMetadata(num_rows=rows, size_bytes=None, input_files=files, exec_stats=None)
         return ReadTask(lambda: _read(plan, groups), metadata, per_task_row_limit=limit)
 
 
-def _read(plan: InputPlan, groups: Iterable[RowGroup]) -> Iterator[pa.Table]:
+def _read(plan: InputPlan, groups: Iterable[Group]) -> Iterator[pa.Table]:
     for group in groups:
         yield from read_rows(plan, group)
 
 
-def _batched(groups: Iterable[RowGroup], rows_per_task: int) -> Iterator[list[RowGroup]]:
-    batch: list[RowGroup] = []
+def _batched(groups: Iterable[Group], rows_per_task: int) -> Iterator[list[Group]]:
+    batch: list[Group] = []
     rows = 0
     for group in groups:
         batch.append(group)

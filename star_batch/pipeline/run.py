@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Progress, Summary
@@ -25,6 +23,7 @@ from star_batch.pipeline.epochs import (
     newest,
     next_epoch,
     open_epoch,
+    with_vanished,
 )
 from star_batch.pipeline.export import Board, endpoint, push
 from star_batch.pipeline.finalise import Expected, RunTotals, finalise, read_summary
@@ -109,6 +108,10 @@ class _Job:
     def left(self, done: Sequence[Commit]) -> InputPlan:
         return self.plan.only(~is_in(self.ids, ids_of(done)))
 
+    def expected(self, done: Sequence[Commit]) -> Digests:
+        """The ids of all rows that the output is to hold at the end."""
+        return with_vanished(self.ids, done)
+
 
 def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backend: Backend) -> Summary:
     plan, ids = distinct(plan_input(config.input), config.input.duplicates)
@@ -158,11 +161,11 @@ def _look(job: _Job) -> Standing:
         seen = look(job.output)
         check_nothing_foreign(job.output)
     check_fingerprint(job.output, seen.fingerprint, job.fingerprint)
-    foreign = np.count_nonzero(~is_in(ids_of(seen.commits), job.ids))
-    if foreign:
+    foreign = len(job.expected(seen.commits)) - len(job.ids)
+    if foreign and job.config.input.vanished == "refuse":
         raise OutputError(
             f"{job.output.shown} holds answers to {foreign} rows that are not in the input: "
-            "choose another output, or say overwrite"
+            "choose another output, or say overwrite, or vanished: keep"
         )
     return seen
 
@@ -176,11 +179,11 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         job.output, epoch.fingerprint, num_samples=job.config.output.samples, num_rows=job.plan.num_rows
     )
     work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
-    last, done = seen.number, RunTotals(answered_before=seen.answered)
+    last, done, wanted = seen.number, RunTotals(answered_before=seen.answered), job.expected(kept)
     if work.plan.num_rows:
-        _begin(job, epoch, kept)
-        last, done = epoch.number, _execute(job, work, kept)
-    expected = Expected(ids=job.ids, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
+        _begin(job, epoch, kept, len(wanted))
+        last, done = epoch.number, _execute(job, work, kept, len(wanted))
+    expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
     return finalise(job.output, expected, done, lease.confirm)
 
 
@@ -189,10 +192,10 @@ def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
     if not job.config.output.retry_failed:
         return seen.commits
     with failing_as(OutputError, "read the output", job.output):
-        return without_failed(epoch, seen.commits)
+        return without_failed(epoch, seen.commits, among=job.ids)
 
 
-def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit]) -> None:
+def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
     """From here on the output is this run's; nobody takes it for complete."""
     with failing_as(OutputError, "write the output", job.output):
         job.output.at(SUCCESS).delete()
@@ -200,20 +203,20 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit]) -> None:
         if job.config.output.overwrite:
             clear(job.output, before=epoch.number)
             check_nothing_foreign(job.output)
-    begin(job.output, provenance(job.config, job.fingerprint, job.plan.num_rows))
+    begin(job.output, provenance(job.config, job.fingerprint, total))
     done = sum(commit.rows for commit in kept)
     if done:
-        shown = f"{done:,} of {job.plan.num_rows:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
-        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{job.plan.num_rows - done:,}")
+        shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
+        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
 
 
-def _execute(job: _Job, work: Work, kept: Sequence[Commit]) -> RunTotals:
+def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> RunTotals:
     with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
         amend(job.output, {"cluster": shown_resources()})
         started = time.monotonic()
         monitor = start_monitor()
         before = sum(commit.rows for commit in kept)
-        with Reporter(monitor=monitor, on_progress=job.on_progress, before=before, total=job.plan.num_rows):
+        with Reporter(monitor=monitor, on_progress=job.on_progress, before=before, total=total):
             answer_all(replace(work, monitor=monitor))
         seconds = time.monotonic() - started
         answered = sum(commit.answered for commit in kept)

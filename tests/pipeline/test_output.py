@@ -80,7 +80,7 @@ def test_rows_that_failed_can_be_left_out(output: Location) -> None:
     commit_rows(opened(output), answers("e"))
     seen = look(output)
     epoch = next_epoch(output, seen, FINGERPRINT)
-    open_epoch(epoch, without_failed(epoch, seen.commits), FINGERPRINT)
+    open_epoch(epoch, without_failed(epoch, seen.commits, ids_of(seen.commits)), FINGERPRINT)
     found = look(output)
     assert (found.rows, found.answered, found.failed) == (2, 2, 0)
     assert ids_of(found.commits).tobytes() == digest_ids(["c", "e"])

@@ -7,6 +7,7 @@ import pytest
 from star_batch.config import Input
 from star_batch.pipeline.plan import plan_input, read_rows
 from star_batch.pipeline.preprocess import Preprocess
+from star_batch.pipeline.sources import Sources
 from tests.pipeline.fakes import SIDE, FakePreprocessor
 from tests.pipeline.samples import input_config, png, write
 
@@ -24,7 +25,7 @@ def prepare(path: Path, records: list[dict[str, Any]], types: dict[str, Any], **
     schema = pa.schema([(name, types[name]) for name in types if any(name in record for record in records)])
     config: Input = input_config(write(path / "in" / "a.parquet", records, schema), **more)
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, root=plan.root, load=FakePreprocessor)
+    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=FakePreprocessor)
     tables = [stage(table) for group in plan.row_groups for table in read_rows(plan, group)]
     return [row for table in tables for row in table.to_pylist()]
 
@@ -123,7 +124,7 @@ def test_images_by_path(tmp_path: Path) -> None:
 )
 def test_images_from_elsewhere_are_refused(tmp_path: Path, path: str) -> None:
     [row] = prepare(tmp_path, [{"image": path, "question": "q"}], TYPES | {"image": pa.string()})
-    assert row["error_type"] == "image_fetch_failed"
+    assert row["error_type"] == "image_fetch_refused"
     assert "hunter2" not in row["error"]
 
 
@@ -148,6 +149,6 @@ def test_a_failure_that_is_no_rows_fault_rises(tmp_path: Path) -> None:
         )
     )
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, root=plan.root, load=Broken)
+    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=Broken)
     with pytest.raises(RuntimeError, match="wrong processor"):
         stage(next(read_rows(plan, plan.row_groups[0])))

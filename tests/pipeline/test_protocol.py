@@ -162,7 +162,7 @@ class Protocol(RuleBasedStateMachine):
         def work() -> None:
             seen = look(self.output)
             epoch = next_epoch(self.output, seen, FINGERPRINT)
-            kept = without_failed(epoch, seen.commits) if retry_failed else seen.commits
+            kept = without_failed(epoch, seen.commits, ids_of(seen.commits)) if retry_failed else seen.commits
             open_epoch(epoch, kept, FINGERPRINT)
             self.epochs.append(epoch)
 
