@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import zip_longest
+from operator import add, sub
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -67,32 +68,26 @@ class EngineStats:
 
 @dataclass(slots=True)
 class Histogram:
-    """Values counted by size: `counts[i]` of them, `sums[i]` together, are above `bounds[i - 1]` and not above
-    `bounds[i]`; the last ones are above all bounds. Adds up, over time and over engines."""
+    """Values counted by size: `counts[i]` of them are above `bounds[i - 1]` and not above `bounds[i]`, the last ones
+    above all bounds; `total` is their sum. Adds up, over time and over engines."""
 
     bounds: tuple[float, ...]
     counts: list[int]
-    sums: list[float]
+    total: float = 0.0
 
     @classmethod
     def over(cls, bounds: tuple[float, ...]) -> "Histogram":
-        return cls(bounds, [0] * (len(bounds) + 1), [0.0] * (len(bounds) + 1))
+        return cls(bounds, [0] * (len(bounds) + 1))
 
     def observe(self, value: float) -> None:
-        place = bisect_left(self.bounds, value)
-        self.counts[place] += 1
-        self.sums[place] += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        return self._with(other, 1)
+        return Histogram(self.bounds, list(map(add, self.counts, other.counts)), self.total + other.total)
 
     def __sub__(self, other: "Histogram") -> "Histogram":
-        return self._with(other, -1)
-
-    def _with(self, other: "Histogram", sign: int) -> "Histogram":
-        counts = [mine + sign * theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        sums = [mine + sign * theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
-        return Histogram(self.bounds, counts, sums)
+        return Histogram(self.bounds, list(map(sub, self.counts, other.counts)), self.total - other.total)
 
 
 Phase: TypeAlias = Literal["prefill", "decode"]

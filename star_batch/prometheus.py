@@ -199,7 +199,7 @@ def _family(metric: Metric[T], state: T) -> Any:
     family: Any = _FAMILIES[metric.kind](metric.name, metric.help, labels=[metric.label] if metric.label else [])
     for labels, value in metric.samples(state):
         if isinstance(value, Histogram):
-            family.add_metric(list(labels.values()), _buckets(value), sum(value.sums))
+            family.add_metric(list(labels.values()), _buckets(value), value.total)
         else:
             family.add_metric(list(labels.values()), value)
     return family

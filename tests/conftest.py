@@ -33,6 +33,7 @@ def local_ray(aws_environment: None) -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # so that a test that looks at them need not wait
         import ray
 
         ray.init(

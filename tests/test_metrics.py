@@ -167,7 +167,7 @@ def test_histograms_add_up(first: list[float], second: list[float]) -> None:
     both = histogram(first + second)
     assert histogram(first) + histogram(second) == both
     assert both - histogram(second) == histogram(first)
-    assert (sum(both.counts), sum(both.sums)) == (len(first + second), sum(first + second))
+    assert (sum(both.counts), both.total) == (len(first + second), sum(first + second))
 
 
 def test_a_value_on_a_bound_is_not_above_it() -> None:

@@ -8,7 +8,9 @@ import functools
 import http.client
 import logging
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -54,12 +56,17 @@ class RayMetrics:
             self._counted[key] = value
 
     def _observe(self, exported: Any, labels: dict[str, str], key: tuple[str, ...], value: Histogram) -> None:
-        """A bucket's new values are handed on as their mean: it lies in the bucket, and their sum is right."""
+        """Ray, too, keeps of a value only its bucket: its sums are those of the buckets' middles."""
         new = value - self._observed.get(key, Histogram.over(value.bounds))
-        for count, total in zip(new.counts, new.sums, strict=True):
+        for middle, count in zip(_middles(value.bounds), new.counts, strict=True):
             for _ in range(count):
-                exported.observe(total / count, labels)
+                exported.observe(middle, labels)
         self._observed[key] = value
+
+
+def _middles(bounds: Sequence[float]) -> list[float]:
+    """A value in each bucket."""
+    return [(low + high) / 2 for low, high in pairwise((0.0, *bounds, 2 * bounds[-1]))]
 
 
 def _ray_metric(metric: Metric[Snapshot]) -> Any:
@@ -120,7 +127,9 @@ def push(metrics: Metrics, summary: Summary | None) -> None:
             _without_userinfo(url), metrics.job, registry, timeout=_PUSH_SECONDS, handler=_with_userinfo(url)
         )
     except (OSError, http.client.HTTPException) as error:
-        logger.warning("metrics.pushgateway %s: %s", redacted(metrics.pushgateway), redacted(str(error)))
+        cause = error.reason if type(error) is urllib.error.URLError else error
+        where, why = redacted(metrics.pushgateway), redacted(str(cause))
+        logger.warning("metrics.pushgateway %s: nothing was pushed: %s", where, why)
 
 
 def _without_userinfo(url: SplitResult) -> str:
