@@ -34,6 +34,7 @@ from star_batch.pipeline.output import begin
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from star_batch.records import Answer, to_table
+from star_batch.report.gallery import MAX_CARDS
 from star_batch.wording import duration
 from tests.pipeline.samples import rows, write
 from tests.pipeline.test_sink import FINGERPRINT, opened
@@ -99,7 +100,9 @@ def invoke(*arguments: str) -> Any:
 # --- help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["demo", "-h"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["plan", "-h"], ["report", "-h"], ["demo", "-h"], []]
+)
 def test_help_fits_80_columns_and_tells_the_exit_codes(arguments: list[str]) -> None:
     result = invoke(*arguments)
     text = result.stdout + result.stderr
@@ -115,6 +118,11 @@ def test_every_error_that_stops_a_job_has_its_exit_code_explained() -> None:
 def test_every_flag_of_the_configuration_is_an_option() -> None:
     text = invoke("run", "--help").stdout
     assert [flag for flag in FLAGS.values() if flag not in text] == []
+
+
+def test_plan_takes_every_option_of_run() -> None:
+    taken = set(re.findall(r"--[\w-]+", invoke("plan", "--help").stdout))
+    assert set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke("run", "--help").stdout, re.MULTILINE)) <= taken
 
 
 def test_the_job_file_in_the_help_is_a_job() -> None:
@@ -595,6 +603,9 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
     assert sum(row["is_correct"] or False for row in answers) / num_rows > accuracy
     summary = json.loads((output / "_metrics" / "summary.json").read_text())
     assert (summary["rows"], summary["answered"], summary["failed"]) == (num_rows, num_rows - num_broken, num_broken)
+    page = (output / "report.html").read_text()
+    assert page.count("144 → 54 → 18 tokens") == MAX_CARDS
+    assert len(page.encode()) < 1_500_000
 
 
 @pytest.mark.timeout(240)
@@ -606,7 +617,7 @@ def test_compare_measures_the_real_engine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- status and verify
+# --- status, verify and report
 
 
 @pytest.fixture
@@ -651,6 +662,24 @@ def test_an_output_that_keeps_the_promise(finished: Path) -> None:
     told = invoke("status", str(finished / "out"))
     assert "complete" in told.stdout
     assert "2 " in told.stdout
+
+
+def test_a_report_is_drawn_of_what_there_is_where_one_wants_it(half_done: Epoch, tmp_path: Path) -> None:
+    result = invoke("report", half_done.output.path, "--to", str(tmp_path / "page.html"))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "page.html")
+    assert "1 of 2 rows answered, 1 failed" in (tmp_path / "page.html").read_text()
+    assert not half_done.output.at("report.html").exists()
+    assert invoke("report", half_done.output.path, "--quiet").stdout == ""
+    assert half_done.output.at("report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+
+
+def test_a_report_of_nothing_or_to_nowhere(half_done: Epoch, tmp_path: Path) -> None:
+    assert "no job has begun there" in invoke("report", str(tmp_path / "nothing")).stderr
+    (tmp_path / "file").touch()
+    result = invoke("report", half_done.output.path, "--to", str(tmp_path / "file" / "page.html"))
+    assert result.exit_code == OutputError.exit_code
+    assert "cannot write the report" in result.stderr
 
 
 def test_a_job_file_says_where_the_output_is(finished: Path) -> None:

@@ -31,6 +31,7 @@ FLOORS = {
     "models": 2,
     "engine": 3,
     "report": 4,
+    "forecast": 4,
     "bench": 4,
     "pipeline": 4,
     "demo": 4,

@@ -11,7 +11,7 @@ import typer
 
 from star_batch import __version__
 from star_batch.bench.command import bench
-from star_batch.cli import demo, outputs, run
+from star_batch.cli import demo, outputs, plan, run
 from star_batch.cli.exits import exit_codes, plainly
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ def _add(command: Callable[..., None], short_help: str | None = None) -> None:
 
 
 _add(run.run)
+_add(plan.plan, "What a job will be like, how long it takes and what it costs.")
 _add(outputs.status, "How far a job is, and who is at work on it.")
 _add(outputs.verify, "Check that an output holds every row exactly once.")
 _add(outputs.report, "Draw an output's report: one page that opens offline.")

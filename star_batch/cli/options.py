@@ -1,6 +1,9 @@
 """Options that several commands have, each with one wording."""
 
 import contextlib
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -68,6 +71,25 @@ def _columns(context: typer.Context) -> list[str]:
     with contextlib.suppress(IndexError, OSError, pa.ArrowInvalid):
         return list(pq.read_schema(files[0]).names)
     return []
+
+
+def with_options_of(other: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that has another's options beside its own; the values of those are found in its context."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        borrowed = inspect.signature(other, eval_str=True).parameters
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (borrowed | dict(own)).values()]
+
+        @functools.wraps(command)
+        def wrapped(**given: Any) -> None:
+            command(**{name: given[name] for name in own})
+
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate
 
 
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]

@@ -81,10 +81,15 @@ def run(
       star-batch run job.yaml --input 's3://bucket/june/*.parquet' \\
         --output s3://bucket/june-answers --method star --keep 0.25
     """
-    switches = {"overwrite": overwrite or None, "retry_failed": retry_failed or None}
-    given = context.params | {"input": _one_or_many(input)} | switches
+    run_job(job_of(context), verbose=verbose, quiet=quiet, log_format=log_format)
+
+
+def job_of(context: typer.Context) -> JobConfig:
+    """The job that was typed, by a command that has the options of `run`."""
+    given = context.params | {"input": _one_or_many(context.params["input"])}
     flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
-    run_job(load_config(config, flags), verbose=verbose, quiet=quiet, log_format=log_format)
+    # A switch that is not set leaves the file's word.
+    return load_config(given["config"], {key: None if value is False else value for key, value in flags.items()})
 
 
 def _one_or_many(paths: list[str] | None) -> str | list[str] | None:

@@ -1,0 +1,66 @@
+"""`star-batch plan`: what a job will be like, how long it will take and what it will cost."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from star_batch.cli.options import ResultsOnly, text, with_options_of
+from star_batch.cli.run import job_of, run
+from star_batch.forecast.gpus import GPUS
+from star_batch.forecast.wishes import Wishes
+from star_batch.terminal import logs_json, show_numbers, working
+
+logger = logging.getLogger(__name__)
+
+_USUAL = Wishes()
+_GPU_HELP = f"Reckon for one of {', '.join(GPUS)} instead of measuring here."
+_EFFICIENCY_HELP = f"Of the roofline that --gpu reaches, as a share ({_USUAL.efficiency})."
+
+
+@with_options_of(run)
+def plan(
+    context: typer.Context,
+    sample: Annotated[int, text("N", "Rows to look at.")] = _USUAL.sample_rows,
+    seconds: Annotated[float, text("S", "How long to measure.")] = _USUAL.seconds,
+    gpu: Annotated[str | None, text("NAME", _GPU_HELP, *GPUS)] = None,
+    gpus: Annotated[int, text("N", "How many work side by side.")] = _USUAL.num_gpus,
+    price_per_gpu_hour: Annotated[float | None, text("P", "In any currency.")] = None,
+    efficiency: Annotated[float, text("SHARE", _EFFICIENCY_HELP)] = _USUAL.efficiency,
+    answer_tokens: Annotated[int | None, text("N", "A typical answer with --gpu (the longest).")] = None,
+    quiet: ResultsOnly = False,
+) -> None:
+    """What a job will be like: its rows, their lengths, what fits, how fast, how long, for how much.
+
+    Takes what `run` takes, so put `plan` in its place. A sample of the rows goes through the job's own
+    preprocessing. Then the job's own engine answers it here for some seconds; or, for a GPU that is
+    not here, arithmetic tells what it could do at best, and no weights are loaded.
+
+    \b
+    Measured on this machine:
+      star-batch plan job.yaml
+    \b
+    Eight GPUs that are elsewhere:
+      star-batch plan job.yaml --gpu a100-80gb --gpus 8 --price-per-gpu-hour 2.50
+    """
+    wishes = Wishes(
+        sample_rows=sample,
+        seconds=seconds,
+        gpu=gpu,
+        num_gpus=gpus,
+        price_per_gpu_hour=price_per_gpu_hour,
+        efficiency=efficiency,
+        answer_tokens=answer_tokens,
+    )
+    config = job_of(context)
+    with working(
+        "looking at a sample of the rows, and measuring" if gpu is None else "looking at a sample of the rows"
+    ):
+        from star_batch.forecast.forecast import make_forecast
+        from star_batch.forecast.words import lines
+
+        shown = list(lines(make_forecast(config, wishes)))
+    if logs_json():
+        logger.info("plan", extra={"plan": [" ".join(filter(None, line)) for line in shown]})
+    else:
+        show_numbers(shown)

@@ -1,0 +1,93 @@
+"""A few of a job's rows, taken through the job's own preprocessing: what the rest will be like. Knows no engine."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from star_batch.config import JobConfig
+from star_batch.models import Preprocessor, load_preprocessor
+from star_batch.pipeline.plan import InputPlan, RowGroup, read_rows
+from star_batch.pipeline.preprocess import Preprocess, to_records
+from star_batch.records import Pixels, Record
+
+_MAX_ROW_GROUPS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSample:
+    """`records` are ready for an engine; `failed` counts the others by type, `examples` has one of each.
+
+    `sizes` are (width, height) of the images as they were found; `seconds` how long a row took one core.
+    """
+
+    records: tuple[Record, ...]
+    references: tuple[str | None, ...]
+    failed: dict[str, int]
+    examples: dict[str, str]
+    sizes: tuple[tuple[int, int], ...]
+    seconds: float
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.records) + self.num_failed
+
+
+@dataclass(slots=True)
+class _Measuring:
+    """A preprocessor that notes the size of every image it is given."""
+
+    preprocessor: Preprocessor
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        self.sizes.append(image.size)
+        return self.preprocessor.pixels(image)
+
+
+def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
+    """The first rows of row groups from all over the input, about `num_rows` of them together.
+
+    Raises:
+        InputError: a file cannot be read.
+        ModelError: the checkpoint has no preprocessor.
+    """
+    model = config.model
+    measuring = _Measuring(
+        load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    )
+    stage = Preprocess(input=config.input, schema=plan.schema, root=plan.root, load=lambda: measuring)
+    tables = [table for group in _spread(plan.row_groups, num_rows) for table in read_rows(plan, group)]
+    started = time.process_time()
+    prepared = pa.concat_tables([stage(table) for table in tables])
+    seconds = time.process_time() - started
+    good = prepared.filter(prepared["error"].is_null())
+    failed = prepared.filter(prepared["error"].is_valid())
+    return RowSample(
+        records=tuple(to_records(good, raw=config.input.raw_prompt)),
+        references=tuple(good["reference"].to_pylist()),
+        failed=dict(Counter(failed["error_type"].to_pylist())),
+        examples=_examples(failed),
+        sizes=tuple(measuring.sizes),
+        seconds=seconds / max(1, prepared.num_rows),
+    )
+
+
+def _examples(failed: pa.Table) -> dict[str, str]:
+    rows = failed.select(["id", "error", "error_type"]).to_pylist()
+    return {row["error_type"]: f"{row['id']}: {row['error']}" for row in reversed(rows)}
+
+
+def _spread(groups: Sequence[RowGroup], num_rows: int) -> list[RowGroup]:
+    """A few row groups at even distances, each with its share of the rows: a whole one may be too large to read."""
+    places = np.unique(np.linspace(0, len(groups) - 1, min(_MAX_ROW_GROUPS, len(groups), num_rows)).astype(int))
+    share = -(-num_rows // len(places))
+    return [replace(groups[place], num_rows=min(groups[place].num_rows, share)) for place in places]

@@ -1,0 +1,121 @@
+"""`star-batch plan` as a person types it: the real command, real files, the real engine; no Ray and nothing written."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from star_batch import cli
+from star_batch.demo.dataset import write_parquet
+from star_batch.errors import ConfigError, InputError
+from star_batch.forecast import measure
+
+NUM_ROWS, NUM_BAD = 60, 6
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_parquet(folder, NUM_ROWS, seed=3, num_bad=NUM_BAD)
+    return folder
+
+
+def plan(source: Path, *more: str) -> Any:
+    job = ["--input", str(source), "--output", str(source / "out"), "--model", "demo", "--device", "cpu"]
+    asked = ["--id-column", "id", "--prompt-column", "question", "--max-new-tokens", "32"]
+    given = ["plan", *job, *asked, "--method", "star", "--keep", "36", *more]
+    return CliRunner().invoke(cli.app, given, prog_name="star-batch", env={"COLUMNS": "80"})
+
+
+def shown(result: Any) -> dict[str, str]:
+    """Lines by their names; what has none belongs to the one before."""
+    assert result.exit_code == 0, result.stderr
+    lines: dict[str, str] = {}
+    name = ""
+    for line in result.stdout.splitlines():
+        name = line[:17].strip() or name
+        lines[name] = " ".join([*lines.get(name, "").split(), *line[17:].split()])
+    return lines
+
+
+def test_a_measured_plan(scenes: Path) -> None:
+    before = sorted(scenes.rglob("*"))
+    result = plan(scenes, "--seconds", "0.5", "--sample", str(NUM_ROWS), "--price-per-gpu-hour", "100")
+    lines = shown(result)
+    assert lines["rows"].startswith(f"{NUM_ROWS} in ")
+    assert "id (string), image (binary), question (string)" in lines["columns"]
+    assert lines["sample"].startswith(f"{NUM_ROWS} 10.0 % bad: ")
+    assert re.search(r"image_unreadable: \S+: image file is truncated", lines["sample"])
+    assert lines["images"] == "168 x 168 from 168 x 168 to 168 x 168 pixels"
+    assert lines["visual tokens"] == "144 of which 54 in layers 0 to 2, 18 in layers 3 to 5; 36 per layer"
+    assert re.match(r"[\d.]+ from \d+ to \d+$", lines["answer tokens"])
+    assert "of one engine, measured here for" in lines["images/s"]
+    assert re.search(r"1 at 100\.00 per machine and hour$", lines["cost"])
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert sorted(scenes.rglob("*")) == before
+
+
+def test_a_reckoned_plan_reads_no_weights(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(config: object) -> None:
+        raise AssertionError("an engine was loaded")
+
+    monkeypatch.setattr(measure, "load_engine", refuse)
+    priced = ["--gpus", "4", "--price-per-gpu-hour", "2"]
+    lines = shown(plan(scenes, "--gpu", "l4", "--dtype", "bfloat16", "--answer-tokens", "6", *priced))
+    assert "of one engine, reckoned: 50.0 % of the roofline of L4" in lines["images/s"]
+    assert "of 4 GPUs together; keeps" in lines["images/s"]
+    assert lines["answer tokens"] == "6 assumed; at most 32"
+    assert "4 at 2.00 per GPU and hour" in lines["cost"]
+
+
+def test_as_json_for_machines_that_read_logs(scenes: Path) -> None:
+    result = plan(scenes, "--gpu", "l4", "--log-format", "json", "--sample", "8")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert '"visual tokens 144 of which' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--gpu", "abacus"], "gpu 'abacus' is not known; choose one of t4, l4"),
+        (["--gpus", "0"], "num_gpus=0: give 1 or more"),
+        (["--efficiency", "1.5"], "efficiency=1.5: give a share"),
+        (["--price-per-gpu-hour", "-1"], "price_per_gpu_hour=-1.0: give 0 or more"),
+        (["--seconds", "0"], "seconds=0.0: give more than 0"),
+        (["--keep", "0"], "keep=0: give a number of visual tokens"),
+        (["--prompt-column", "qestion"], "no column 'qestion' for prompt_column (did you mean 'question'?)"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_loaded(scenes: Path, more: list[str], words: str) -> None:
+    result = plan(scenes, *more)
+    assert result.exit_code in (ConfigError.exit_code, InputError.exit_code)
+    assert words in " ".join(result.stderr.split())
+
+
+def test_a_gpu_that_is_not_here_has_to_be_named(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = plan(scenes, "--device", "cuda")
+    assert result.exit_code == ConfigError.exit_code
+    assert "name the one to reckon with (--gpu)" in result.stderr
+
+
+def test_rows_that_are_all_bad_make_no_plan(tmp_path: Path) -> None:
+    rows = [{"id": f"row-{n}", "image": b"no image", "question": "what?"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    result = plan(tmp_path, "--seconds", "0.1")
+    assert result.exit_code == InputError.exit_code
+    assert "none of 3 sampled rows can be answered: row-0: not an image" in " ".join(result.stderr.split())
+
+
+def test_prompts_that_the_engine_refuses_are_counted_as_bad(tmp_path: Path, scenes: Path) -> None:
+    table = pq.read_table(scenes).slice(0, 16)
+    questions = ["<image> what?", *table["question"].to_pylist()[1:]]
+    column = table.schema.get_field_index("question")
+    pq.write_table(table.set_column(column, "question", pa.array(questions)), tmp_path / "rows.parquet")
+    for more in (["--seconds", "0.3"], ["--gpu", "l4"]):
+        assert "prompt_invalid 1" in shown(plan(tmp_path, "--sample", "16", *more))["sample"]
