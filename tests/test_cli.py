@@ -582,7 +582,7 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
     """What any reader finds there: every question once, with an answer or with the reason why not."""
     output = folder / "output"
     found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    found = {re.sub(r"(_commits|_epochs|answers)/[^.].*(\.\w+)$", r"\1/*\2", name) for name in found}
+    found = {re.sub(r"(_commits/|_epochs/|answers/|_metrics/sample-)[^.].*(\.\w+)$", r"\1*\2", name) for name in found}
     found = {name for name in found if not name.startswith("_lease")}
     assert found == {
         "answers/*.parquet",
@@ -591,6 +591,7 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
         "_metrics/summary.json",
         "_metrics/throughput.parquet",
         "_metrics/metrics.prom",
+        "_metrics/sample-*.parquet",
         "_run.json",
         "report.html",
         "_SUCCESS",

@@ -220,7 +220,7 @@ def _forecast(
 ) -> Forecast:
     return Forecast(
         num_rows=plan.num_rows,
-        num_files=len({group.path for group in plan.row_groups}),
+        num_files=plan.num_files,
         schema=plan.schema,
         sample=sample,
         failed=dict(failed + Counter(sample.failed)),

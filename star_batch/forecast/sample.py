@@ -11,8 +11,9 @@ from PIL import Image
 
 from star_batch.config import JobConfig
 from star_batch.models import Preprocessor, load_preprocessor
-from star_batch.pipeline.plan import InputPlan, RowGroup, read_rows
+from star_batch.pipeline.plan import Group, InputPlan, read_rows
 from star_batch.pipeline.preprocess import Preprocess, to_records
+from star_batch.pipeline.sources import Sources
 from star_batch.records import Pixels, Record
 
 _MAX_ROW_GROUPS = 8
@@ -64,7 +65,9 @@ def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
     measuring = _Measuring(
         load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
-    stage = Preprocess(input=config.input, schema=plan.schema, root=plan.root, load=lambda: measuring)
+    stage = Preprocess(
+        input=config.input, schema=plan.schema, sources=Sources.of(config.input, plan.root), load=lambda: measuring
+    )
     tables = [table for group in _spread(plan.row_groups, num_rows) for table in read_rows(plan, group)]
     started = time.process_time()
     prepared = pa.concat_tables([stage(table) for table in tables])
@@ -86,7 +89,7 @@ def _examples(failed: pa.Table) -> dict[str, str]:
     return {row["error_type"]: f"{row['id']}: {row['error']}" for row in reversed(rows)}
 
 
-def _spread(groups: Sequence[RowGroup], num_rows: int) -> list[RowGroup]:
+def _spread(groups: Sequence[Group], num_rows: int) -> list[Group]:
     """A few row groups at even distances, each with its share of the rows: a whole one may be too large to read."""
     places = np.unique(np.linspace(0, len(groups) - 1, min(_MAX_ROW_GROUPS, len(groups), num_rows)).astype(int))
     share = -(-num_rows // len(places))

@@ -91,6 +91,11 @@ class InputPlan:
     def num_rows(self) -> int:
         return sum(len(group) for group in self.row_groups)
 
+    @property
+    def num_files(self) -> int:
+        images = sum(group.num_rows for group in self.row_groups if isinstance(group, ImageFiles))
+        return images + len({group.path for group in self.row_groups if isinstance(group, RowGroup)})
+
     def ids(self) -> pa.ChunkedArray:
         """The id of every row, one chunk per row group.
 

@@ -60,7 +60,7 @@ def test_a_complete_output(output: Location, epoch: Epoch, ids: Digests) -> None
     assert len(output.at("answers").files()) == 2
     assert sorted(pq.read_table(output.at("answers").path)["id"].to_pylist()) == IDS
     assert json.loads(output.at("_metrics", "summary.json").read_bytes())["rows"] == 4
-    assert b"star_batch_rows_total" in output.at("_metrics", "metrics.prom").read_bytes()
+    assert b"star_batch_output_rows" in output.at("_metrics", "metrics.prom").read_bytes()
     [interval] = pq.read_table(output.at("_metrics", "throughput.parquet").path).to_pylist()
     assert (interval["actor"], interval["start"], interval["end"]) == ("a", 0.0, 2.0)
     assert (interval["rows_answered"], interval["output_tokens"]) == (3, 15)
