@@ -151,8 +151,9 @@ class Decoding:
 class EngineOptions:
     """How much the engine takes at once. The defaults suit one accelerator or a small CPU.
 
-    `max_rows` decode slots; `max_prefill_tokens` per prefill batch; `page_size` tokens per KV page;
-    `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per encoder call.
+    `max_rows` decode slots; `max_prefill_tokens` per prefill batch (None: what suits the device); `page_size`
+    tokens per KV page; `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per
+    encoder call.
 
     Raises:
         ConfigError: a value is out of range.
@@ -161,15 +162,18 @@ class EngineOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     max_rows: int = 128
-    max_prefill_tokens: int = 8192
+    max_prefill_tokens: int | None = None
     page_size: int = 16
     kv_memory_gib: float | None = None
     vision_batch: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "max_prefill_tokens", "page_size", "vision_batch"):
+        for name in ("max_rows", "page_size", "vision_batch"):
             value = getattr(self, name)
             _require(is_count(value), f"{name}={value!r}: give a whole number of 1 or more")
+        tokens = self.max_prefill_tokens
+        message = f"max_prefill_tokens={tokens!r}: give a whole number of 1 or more, or leave it out"
+        _require(tokens is None or is_count(tokens), message)
         memory = self.kv_memory_gib
         is_size = memory is None or (_is_number(memory) and memory > 0.0)
         _require(is_size, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")

@@ -15,6 +15,7 @@ from itertools import islice
 import torch
 
 from star_batch.engine import kv_cache
+from star_batch.engine.allocator import keep_memory
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.core import Core
 from star_batch.engine.finish import answer_of
@@ -37,6 +38,8 @@ from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
 from star_batch.pruning import PruningPlan, make_plan
 from star_batch.records import Answer, Record
 
+# A larger batch fills no more of a processor, and its intermediate results leave the cache and the allocator's pool.
+_PREFILL_TOKENS = {"cpu": 2048}
 _TYPICAL_TEXT = 256  # prompt and answer tokens that the KV cache is sized for; longer rows take more pages
 _LONGEST_WAIT = 1.0  # then the wait is counted, so that whoever reads sees an engine that has nothing to do
 
@@ -56,6 +59,8 @@ class Engine:
         stop_ids: frozenset[int],
         options: EngineOptions,
     ) -> None:
+        if model.device.type == "cpu":
+            keep_memory()
         self.plan = plan
         self._stats = EngineStats()
         self._max_rows = options.max_rows
@@ -217,7 +222,7 @@ def _memory(
     )
     budget = Budget(
         max_rows=options.max_rows,
-        max_prefill_tokens=options.max_prefill_tokens,
+        max_prefill_tokens=options.max_prefill_tokens or _PREFILL_TOKENS.get(model.device.type, 8192),
         page_size=options.page_size,
         num_pages=num_pages,
     )

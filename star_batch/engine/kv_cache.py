@@ -18,11 +18,14 @@ _CPU_SHARE, _CUDA_SHARE = 0.25, 0.85  # of the free memory; the rest is for weig
 
 
 class KVCache:
-    """Two tensors `[slots, H_kv, d]` for every layer, filled by slot and read by slot."""
+    """Two tensors `[H_kv, slots, d]` for every layer, filled by slot and read by slot.
+
+    Heads come first, so that the keys of one head of a row whose pages lie side by side are one block of memory.
+    """
 
     def __init__(self, model: VisionLanguageModel, layer_groups: Seq[range], num_slots: Seq[int]) -> None:
         self._group_of = [group for group, layers in enumerate(layer_groups) for _ in layers]
-        shapes = [(num_slots[group], model.num_kv_heads, model.head_dim) for group in self._group_of]
+        shapes = [(model.num_kv_heads, num_slots[group], model.head_dim) for group in self._group_of]
         # Zeros, not empty: a masked slot is still multiplied by its weight of 0, and 0 x NaN is NaN.
         self.dtype = cache_dtype(model)
         self._keys = [torch.zeros(shape, dtype=self.dtype, device=model.device) for shape in shapes]
@@ -33,27 +36,26 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store keys and values `[H_kv, T, d]` in slots `[T]`."""
-        self._keys[layer].index_copy_(0, slots, key.transpose(0, 1).to(self.dtype))
-        self._values[layer].index_copy_(0, slots, value.transpose(0, 1).to(self.dtype))
+        self._keys[layer].index_copy_(1, slots, key.to(self.dtype))
+        self._values[layer].index_copy_(1, slots, value.to(self.dtype))
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H_kv, S, d]` of slots `[B, S]`."""
-        return self._keys[layer][slots].transpose(1, 2), self._values[layer][slots].transpose(1, 2)
+        return self._keys[layer][:, slots].transpose(0, 1), self._values[layer][:, slots].transpose(0, 1)
+
+    def read_row(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[H_kv, S, d]` of one row; a slice is read in place."""
+        return self._keys[layer][:, slots], self._values[layer][:, slots]
 
     def wipe(self, layer: int, slots: Tensor) -> None:
         """Zeros in slots `[T]`."""
-        self._keys[layer].index_fill_(0, slots, 0.0)
-        self._values[layer].index_fill_(0, slots, 0.0)
-
-    def read_row(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[1, H_kv, S, d]` of one row; a slice is read in place."""
-        keys, values = self._keys[layer][slots], self._values[layer][slots]
-        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+        self._keys[layer].index_fill_(1, slots, 0.0)
+        self._values[layer].index_fill_(1, slots, 0.0)
 
     @property
     def token_bytes(self) -> int:
         """Size of one token's keys and values in one layer."""
-        return 2 * self._keys[0][0].nbytes
+        return 2 * self._keys[0][:, 0].nbytes
 
 
 def cache_dtype(model: VisionLanguageModel) -> torch.dtype:

@@ -65,17 +65,10 @@ def row_slots(pages: Seq[int], page_size: int) -> Tensor:
     return (torch.tensor(pages).unsqueeze(1) * page_size + torch.arange(page_size)).flatten()
 
 
-def held_slots(pages: Seq[int], page_size: int, length: int) -> slice | Tensor:
-    """Slots of a row's first `length` tokens: a slice if its pages lie side by side."""
-    first = pages[0]
-    if list(pages) == list(range(first, first + len(pages))):
-        return slice(first * page_size, first * page_size + length)
-    return row_slots(pages, page_size)[:length]
-
-
-def last_slots(rows: Seq[slice | Tensor]) -> Tensor:
-    """The last slot of each row, `[B]`."""
-    return torch.tensor([row.stop - 1 if isinstance(row, slice) else int(row[-1]) for row in rows])
+def first_slot(pages: Seq[int], page_size: int) -> int | None:
+    """Where a row begins if its pages lie side by side, so that it can be read in place; else None."""
+    is_run = list(pages) == list(range(pages[0], pages[0] + len(pages)))
+    return pages[0] * page_size if is_run else None
 
 
 def padded_slots(sequences: Seq[Sequence], group: int, page_size: int) -> Tensor:

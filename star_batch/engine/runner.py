@@ -27,10 +27,14 @@ _COPY_BYTES = 65536  # on CPU, gathering less than this per row and layer is che
 
 @dataclass(frozen=True, slots=True)
 class DecodeTables:
-    """Slots `[B, S]` per layer group of the rows that decode together; good until one comes or goes."""
+    """Where the rows that decode together lie, per layer group; good until one comes or goes.
+
+    `slots [B, S]` of each row, padded; `starts` the first slot of each row that can be read in place.
+    """
 
     sequences: tuple[Sequence, ...]
     slots: list[Tensor]
+    starts: list[list[int | None]]
 
 
 class Runner:
@@ -52,7 +56,7 @@ class Runner:
         self._cache = cache
         self._page_size = page_size
         self.vision_batch = vision_batch
-        self._tables = DecodeTables((), [])
+        self._tables = DecodeTables((), [], [])
         self._inner_seconds = 0.0
 
     def encode(self, sequences: Seq[Sequence]) -> list[EncodedImage]:
@@ -81,11 +85,10 @@ class Runner:
             sequence.note_kept(0, sequence.encoded.kept)
         for group, layers in enumerate(self.plan.layer_groups):
             hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
-            if scores:
-                index = self._select_late(group, sequences, scores)
-                hidden, positions = hidden[self._put(index)], positions[index]
-        ends = [span.end - 1 for span in layout.spans_of(sequences, len(self.plan.layer_groups) - 1)]
-        logits = self.model.logits(hidden[self._put(torch.tensor(ends))])
+            index = self._survivors(group, sequences, scores)
+            hidden, positions = hidden[self._put(index)], positions[index]
+            hidden = self.model.feed_forward(layers[-1], hidden)
+        logits = self.model.logits(hidden)
         self._count_prefill(sequences)
         for sequence in sequences:
             sequence.clock.prefill_start = start
@@ -100,7 +103,8 @@ class Runner:
             positions = [s.next_position(group, self.plan.positions) for s in sequences]
             rotary = self.model.rotary(self._put(torch.tensor(positions)))
             for layer in layers:
-                hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
+                hidden = self.model.attend(layer, hidden, rotary, batch=batch)
+                hidden = self.model.feed_forward(layer, hidden)
         self.stats.decode_steps += 1
         self.stats.decode_rows += len(sequences)
         return self.model.logits(hidden)
@@ -132,9 +136,9 @@ class Runner:
             torch.cuda.synchronize(self.model.device)
 
     def _pixels(self, sequences: Seq[Sequence]) -> Tensor:
-        images = np.stack([sequence.pixels for sequence in sequences])  # type: ignore[misc]
-        padding = np.zeros((self.vision_batch - len(images), *images.shape[1:]), np.uint8)
-        return self._put(torch.from_numpy(np.concatenate([images, padding])))
+        images = [sequence.pixels for sequence in sequences if sequence.pixels is not None]
+        padding = [np.zeros_like(images[0])] * (self.vision_batch - len(images))
+        return self._put(torch.from_numpy(np.stack(images + padding)))
 
     def _select_early(self, sequences: Seq[Sequence], images: ImageFeatures) -> Tensor:
         """Indices `[vision_batch, K]` kept of every image; images of one shape have one budget."""
@@ -157,19 +161,32 @@ class Runner:
     def _prefill_group(
         self, group: int, layers: range, sequences: Seq[Sequence], hidden: Tensor, positions: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states `[T, W]` after the group's layers, and the scores for the late step that follows, if any."""
+        """Hidden states `[T, W]` after the attention of the group's last layer, and its scores if a late step follows.
+
+        What the step drops, and after the last layer all but the last tokens, needs no feed-forward any more.
+        """
         spans = layout.spans_of(sequences, group)
         slots = self._put(layout.prompt_slots(sequences, spans, group, self._page_size))
         score_layer = layers[-1] if self._cuts_after(group, sequences) else None
         batch = PackedPrefill(self._cache, spans, slots, score_layer)
         is_compact = self.plan.positions == "compact"
         rotary = self.model.rotary(self._put(layout.compact_positions(spans) if is_compact else positions))
-        for layer in layers:
-            hidden = self.model.layer(layer, hidden, rotary, attention_mask=None, batch=batch)
-        return hidden, batch.scores
+        for layer in layers[:-1]:
+            hidden = self.model.attend(layer, hidden, rotary, batch=batch)
+            hidden = self.model.feed_forward(layer, hidden)
+        return self.model.attend(layers[-1], hidden, rotary, batch=batch), batch.scores
 
     def _cuts_after(self, group: int, sequences: Seq[Sequence]) -> bool:
         return group < len(self.plan.late) and any(s.counts[group + 1] < s.counts[group] for s in sequences)
+
+    def _survivors(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
+        """Packed places that go on after the group: what a late step keeps, and at the end the last tokens."""
+        if scores:
+            return self._select_late(group, sequences, scores)
+        spans = layout.spans_of(sequences, group)
+        if group < len(self.plan.late):
+            return torch.arange(spans[-1].end)
+        return torch.tensor([span.end - 1 for span in spans])
 
     def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
         """Packed places that go on to the next group."""
@@ -191,12 +208,18 @@ class Runner:
         return self._cache.token_bytes * sum(s.cached(0) for s in sequences) / len(sequences)
 
     def _in_place_batch(self, sequences: Seq[Sequence]) -> InPlaceDecode:
+        tables = self._decode_tables(sequences)
         new_slots, rows = [], []
-        for group in range(len(self.plan.layer_groups)):
-            held = [layout.held_slots(s.pages[group], self._page_size, s.cached(group) + 1) for s in sequences]
-            rows.append(held)
-            new_slots.append(layout.last_slots(held))
-            self.stats.padded_tokens += sum(s.cached(group) + 1 for s in sequences)
+        for group, (slots, starts) in enumerate(zip(tables.slots, tables.starts, strict=True)):
+            lengths = [s.cached(group) + 1 for s in sequences]
+            new_slots.append(slots[range(len(lengths)), torch.tensor(lengths) - 1])
+            rows.append(
+                [
+                    slice(start, start + length) if start is not None else row[:length]
+                    for start, length, row in zip(starts, lengths, slots, strict=True)
+                ]
+            )
+            self.stats.padded_tokens += sum(lengths)
         return InPlaceDecode(self._cache, new_slots, rows)
 
     def _gathered_batch(self, sequences: Seq[Sequence]) -> GatheredDecode:
@@ -217,7 +240,8 @@ class Runner:
         if self._tables.sequences != tuple(sequences):
             groups = range(len(self.plan.layer_groups))
             slots = [self._put(layout.padded_slots(sequences, group, self._page_size)) for group in groups]
-            self._tables = DecodeTables(tuple(sequences), slots)
+            starts = [[layout.first_slot(s.pages[group], self._page_size) for s in sequences] for group in groups]
+            self._tables = DecodeTables(tuple(sequences), slots, starts)
         return self._tables
 
     def _count_prefill(self, sequences: Seq[Sequence]) -> None:

@@ -50,8 +50,14 @@ class VisionLanguageModel(Protocol):
     def rotary(self, positions: Tensor) -> Rotary:
         """Rotary tables of positions `[T]`."""
 
-    def layer(self, index: int, hidden: Tensor, rotary: Rotary, **attention: Any) -> Tensor:
-        """One decoder layer over packed hidden states `[T, W]`; `attention` reaches the attention function."""
+    def attend(self, index: int, hidden: Tensor, rotary: Rotary, **attention: Any) -> Tensor:
+        """The attention half of a decoder layer over packed hidden states `[T, W]`.
+
+        `attention` reaches the attention function.
+        """
+
+    def feed_forward(self, index: int, hidden: Tensor) -> Tensor:
+        """The other half, row by row: what nobody reads further can be left out between the two."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[B, V]` in float32 of the last layer's hidden states `[B, W]`."""

@@ -121,9 +121,17 @@ class Llava:
         cos, sin = self._decoder.rotary_emb(reference, positions.unsqueeze(0))
         return cos, sin
 
-    def layer(self, index: int, hidden: Tensor, rotary: Rotary, **attention: Any) -> Tensor:
-        out: Tensor = self._decoder.layers[index](hidden.unsqueeze(0), position_embeddings=rotary, **attention)
-        return out.squeeze(0)
+    def attend(self, index: int, hidden: Tensor, rotary: Rotary, **attention: Any) -> Tensor:
+        layer = self._decoder.layers[index]
+        normed = layer.input_layernorm(hidden.unsqueeze(0))
+        out, _ = layer.self_attn(hidden_states=normed, position_embeddings=rotary, attention_mask=None, **attention)
+        attended: Tensor = hidden + out.squeeze(0)
+        return attended
+
+    def feed_forward(self, index: int, hidden: Tensor) -> Tensor:
+        layer = self._decoder.layers[index]
+        fed: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return fed
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(self._decoder.norm(hidden))

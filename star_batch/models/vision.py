@@ -6,10 +6,10 @@ The attention of the last block is taken beside the fused kernel: one row per he
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from star_batch.models.attention import full_attention
 from star_batch.models.base import ImageFeatures
 from star_batch.models.preprocessor import Normalisation
 
@@ -61,8 +61,7 @@ def _vision_attention(
 ) -> tuple[Tensor, None]:
     if (probe := getattr(module, "probe", None)) is not None:
         probe.look(query, key, scaling)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.transpose(1, 2), None
+    return full_attention(query, key, value, scaling).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, _vision_attention)

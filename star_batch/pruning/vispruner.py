@@ -49,21 +49,23 @@ def cosines(features: Tensor) -> Tensor:
 
 
 def _drop_duplicates(cosine: Tensor, rest: Tensor, num_keep: int) -> Tensor:
-    """Shorten the ordered candidates `rest [..., M]` to `num_keep`, most similar first."""
+    """Shorten the ordered candidates `rest [..., M]` to `num_keep`, most similar first.
+
+    The cosines to the odd half are read as whole rows of the symmetric matrix: copies of memory, where picking
+    rows and columns would be as many random reads.
+    """
     if num_keep == 0:
         return rest[..., :0]
+    num_tokens = cosine.shape[-1]
+    rows = cosine.reshape(-1, num_tokens)
+    first_rows = torch.arange(0, len(rows), num_tokens, device=rows.device).view(*cosine.shape[:-2], 1)
     while (excess := rest.shape[-1] - num_keep) > 0:
         even, odd = rest[..., 0::2], rest[..., 1::2]
-        closest = _block(cosine, even, odd).amax(dim=-1)
+        picked = rows.index_select(0, (first_rows + odd).flatten()).view(*odd.shape, num_tokens)
+        closest = picked.amax(dim=-2).gather(-1, even)
         survivors = even.gather(-1, scores.ranked(closest)[..., min(_STEP, excess) :])
         rest = torch.cat([survivors, odd], dim=-1)
     return rest
-
-
-def _block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`matrix[..., rows, columns]`: `[..., N, N], [..., R], [..., C] -> [..., R, C]`."""
-    picked = matrix.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, matrix.shape[-1]))
-    return picked.gather(-1, columns.unsqueeze(-2).expand(*rows.shape, columns.shape[-1]))
 
 
 def plan(pruning: Pruning, num_layers: int) -> PruningPlan:

@@ -177,16 +177,16 @@ def test_out_of_memory_halves_the_batch_and_fails_a_lone_row_alone(tiny: str, mo
     records = random_records(9)
     with Engine.from_pretrained(tiny, dtype="float32") as engine:
         expected = engine.answer(records, max_new_tokens=6)
-        runner = engine._core._runner
+        runner, before = engine._core._runner, engine._core._scheduler.budget.max_prefill_tokens
         sizes: list[int] = []
         for name in ("prefill", "decode"):
             monkeypatch.setattr(runner, name, _with_memory_for(3, getattr(runner, name), sizes))
         found = engine.answer(records, max_new_tokens=6)
         scheduler = engine._core._scheduler
-        assert scheduler.budget.max_prefill_tokens == EngineOptions().max_prefill_tokens, "a lone row teaches nothing"
+        assert scheduler.budget.max_prefill_tokens == before, "a lone row teaches nothing"
         assert scheduler.budget.max_rows == 4, "decoding eight rows did not fit"
         engine.answer(records[:4], max_new_tokens=6)
-        assert scheduler.budget.max_prefill_tokens == EngineOptions().max_prefill_tokens // 2
+        assert scheduler.budget.max_prefill_tokens == before // 2
     assert max(sizes) > 3
     assert [a.error_kind for a in found] == [None] * 4 + ["row_too_large"] + [None] * 4
     del expected[4], found[4]

@@ -1,0 +1,60 @@
+"""Softmax attention of whole sequences, by what is fastest on the device. Knows no model and no cache.
+
+On CPU the fused kernel of torch reaches a fifth of the matrix rate in bfloat16. Plain products over a block of
+queries, whose scores stay in a core's cache, are up to twice as fast, and under a causal mask in float32 too.
+Legend: `H` heads, `S` tokens of a sequence, `T` tokens of several packed ones, `R` queries of a block.
+"""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CAUSAL_BLOCK = 128
+_FULL_BLOCK = 288
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Every query on every key of its sequence, `[B, H, S, d]` each."""
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value, scale=scaling)
+    out = torch.empty_like(query)
+    for sequence, (queries, keys, values) in enumerate(zip(query, key, value, strict=True)):
+        for block in _blocks(queries.shape[1], _FULL_BLOCK):
+            weights = torch.bmm(queries[:, block] * scaling, keys.mT).softmax(dim=-1)
+            out[sequence, :, block] = torch.bmm(weights, values)
+    return out
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Iterable[int], scaling: float) -> Tensor:
+    """Causal attention `[H, T, d]` within packed sequences of `lengths`; keys and values `[H_kv, T, d]`.
+
+    In blocks of queries, on any device: no padding, no copy of shared key heads.
+    """
+    out, start = torch.empty_like(query), 0
+    for length in lengths:
+        for block in _blocks(length, _CAUSAL_BLOCK):
+            rows, seen = slice(start + block.start, start + block.stop), slice(start, start + block.stop)
+            out[:, rows] = _causal_block(query[:, rows], key[:, seen], value[:, seen], scaling)
+        start += length
+    return out
+
+
+def _blocks(length: int, size: int) -> list[slice]:
+    """As few blocks of at most `size` as there must be, of like sizes."""
+    count = -(-length // size)
+    bounds = [length * index // count for index in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
+
+
+def _causal_block(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """The last R tokens `[H, R, d]` on all keys up to each. Heads that share a key head are rows of one product."""
+    num_rows, num_keys = query.shape[1], key.shape[1]
+    grouped = query.unflatten(0, (key.shape[0], -1)).flatten(1, 2)
+    future = query.new_full((num_rows, num_keys), -torch.inf).triu(num_keys - num_rows + 1)
+    shared = grouped.shape[1] // num_rows
+    weights = torch.baddbmm(future.repeat(shared, 1), grouped, key.mT, alpha=scaling).softmax(dim=-1)
+    out: Tensor = torch.bmm(weights, value).unflatten(1, (shared, num_rows)).flatten(0, 1)
+    return out
