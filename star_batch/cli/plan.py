@@ -24,7 +24,7 @@ def plan(
     sample: Annotated[int, text("N", "Rows to look at.")] = _USUAL.sample_rows,
     seconds: Annotated[float, text("S", "How long to measure.")] = _USUAL.seconds,
     gpu: Annotated[str | None, text("NAME", _GPU_HELP, *GPUS)] = None,
-    gpus: Annotated[int, text("N", "How many work side by side.")] = _USUAL.num_gpus,
+    gpus: Annotated[int | None, text("N", "How many work side by side (as many as actors).")] = None,
     price_per_gpu_hour: Annotated[float | None, text("P", "In any currency.")] = None,
     efficiency: Annotated[float, text("SHARE", _EFFICIENCY_HELP)] = _USUAL.efficiency,
     answer_tokens: Annotated[int | None, text("N", "A typical answer with --gpu (the longest).")] = None,

@@ -54,6 +54,7 @@ class Forecast:
     memory: Memory
     dtype: str
     pace: Pace
+    num_engines: int
     wishes: Wishes
     num_cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -64,7 +65,7 @@ class Forecast:
         seconds = 1 / pace.images_per_second
         if pace.is_cpu:
             seconds += self.sample.seconds / self.num_cores
-        return self.wishes.num_gpus / seconds
+        return self.num_engines / seconds
 
     @property
     def cores_needed(self) -> float:
@@ -79,7 +80,7 @@ class Forecast:
     @property
     def cost(self) -> float | None:
         price = self.wishes.price_per_gpu_hour
-        return None if price is None else price * self.wishes.num_gpus * self.seconds / 3600
+        return None if price is None else price * self.num_engines * self.seconds / 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,7 @@ def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
     lengths = Lengths.seen(good, subject.plan)
     is_cpu = device.type == "cpu"
     return _forecast(
+        subject,
         plan,
         sample,
         wishes,
@@ -179,7 +181,9 @@ def _reckoned(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
     limit = 1 / seconds_per_image(subject.cost, job, _rates(gpu, dtype))
     name = str(wishes.gpu).upper()
     pace = Pace(images_per_second=wishes.efficiency * limit, how="roofline", device=name, is_cpu=False, limit=limit)
-    return _forecast(plan, sample, wishes, failed=failed, lengths=lengths, memory=memory, dtype=dtype, pace=pace)
+    return _forecast(
+        subject, plan, sample, wishes, failed=failed, lengths=lengths, memory=memory, dtype=dtype, pace=pace
+    )
 
 
 def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishes) -> tuple[Lengths, Counter[str]]:
@@ -208,6 +212,7 @@ def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishe
 
 
 def _forecast(
+    subject: _Subject,
     plan: InputPlan,
     sample: RowSample,
     wishes: Wishes,
@@ -228,6 +233,7 @@ def _forecast(
         memory=memory,
         dtype=str(dtype).removeprefix("torch."),
         pace=pace,
+        num_engines=wishes.num_gpus or (1 if pace.is_cpu else subject.config.cluster.actor_range[1]),
         wishes=wishes,
     )
 

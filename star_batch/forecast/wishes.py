@@ -12,7 +12,7 @@ class Wishes:
 
     `gpu` names one to reckon with instead of measuring, at the share `efficiency` of its roofline; `answer_tokens`
     is a typical answer's length there, None the longest. `num_gpus` engines run side by side: a GPU each, or a
-    machine like this one.
+    machine like this one; None takes as many GPUs as the job has actors.
 
     Raises:
         ConfigError: a value is out of range, or no such GPU is known.
@@ -21,15 +21,16 @@ class Wishes:
     sample_rows: int = 128
     seconds: float = 10.0
     gpu: str | None = None
-    num_gpus: int = 1
+    num_gpus: int | None = None
     price_per_gpu_hour: float | None = None
     efficiency: float = 0.5
     answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("sample_rows", "num_gpus"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: give 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: give 1 or more")
         if not self.seconds > 0:
             raise ConfigError(f"seconds={self.seconds}: give more than 0")
         if not 0 < self.efficiency <= 1:

@@ -25,7 +25,7 @@ def lines(forecast: Forecast) -> Iterator[Line]:
 
 def _input(forecast: Forecast) -> Iterator[Line]:
     sample = forecast.sample
-    yield "rows", count(forecast.num_rows), f"in {forecast.num_files:,} files"
+    yield "rows", count(forecast.num_rows), f"in {_some(forecast.num_files, 'file')}"
     yield "columns", "", ", ".join(f"{field.name} ({_type(field)})" for field in forecast.schema)
     failed = ", ".join(f"{kind} {number:,}" for kind, number in forecast.failed.items())
     num_failed = sum(forecast.failed.values())
@@ -33,9 +33,9 @@ def _input(forecast: Forecast) -> Iterator[Line]:
     yield from (("", "", f"{kind}: {example}") for kind, example in sample.examples.items())
     if sample.sizes:
         widths, heights = zip(*sample.sizes, strict=True)
-        middle = f"{median(widths):.0f} x {median(heights):.0f}"
-        extremes = f"from {min(widths)} x {min(heights)} to {max(widths)} x {max(heights)} pixels"
-        yield "images", middle, extremes
+        extremes = f"from {min(widths)} x {min(heights)} to {max(widths)} x {max(heights)}"
+        is_mixed = len(set(sample.sizes)) > 1
+        yield "images", f"{median(widths):.0f} x {median(heights):.0f}", f"pixels{', ' + extremes if is_mixed else ''}"
     yield "preparing", f"{1e3 * sample.seconds:.1f} ms", "of a core for each image"
 
 
@@ -63,7 +63,7 @@ def _memory(forecast: Forecast) -> Iterator[Line]:
 
 
 def _pace(forecast: Forecast) -> Iterator[Line]:
-    pace, engines = forecast.pace, forecast.wishes.num_gpus
+    pace, engines = forecast.pace, forecast.num_engines
     if pace.how == "measured":
         note = f"measured here for {duration(pace.seconds)}: {pace.device}"
     else:
@@ -78,7 +78,7 @@ def _pace(forecast: Forecast) -> Iterator[Line]:
         )
     else:
         cores = f"keeps {forecast.cores_needed:.1f} cores busy preparing images"
-        yield "", rate(forecast.images_per_second), f"of {engines:,} GPUs together; {cores}"
+        yield "", rate(forecast.images_per_second), f"of {_some(engines, 'GPU')} together; {cores}"
 
 
 def _times(engines: int) -> str:
@@ -86,16 +86,20 @@ def _times(engines: int) -> str:
 
 
 def _total(forecast: Forecast) -> Iterator[Line]:
-    loading = f", {duration(forecast.pace.load_seconds)} of it loading" if forecast.pace.load_seconds else ""
-    yield "time", duration(forecast.seconds), f"from the first answer to the last; starting comes before it{loading}"
+    loading = f", and loading the model ({duration(forecast.pace.load_seconds)} here)"
+    yield "time", duration(forecast.seconds), f"after the start of Ray{loading if forecast.pace.load_seconds else ''}"
     if forecast.cost is not None:
         each = "GPU" if not forecast.pace.is_cpu else "machine"
-        wishes = forecast.wishes
+        price = forecast.wishes.price_per_gpu_hour
         yield (
             "cost",
             _price(forecast.cost),
-            f"{wishes.num_gpus:,} at {wishes.price_per_gpu_hour:,.2f} per {each} and hour",
+            f"{_some(forecast.num_engines, each)} at {price:,.2f} an hour",
         )
+
+
+def _some(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _type(field: pa.Field) -> str:

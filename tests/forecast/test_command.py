@@ -50,11 +50,11 @@ def test_a_measured_plan(scenes: Path) -> None:
     assert "id (string), image (binary), question (string)" in lines["columns"]
     assert lines["sample"].startswith(f"{NUM_ROWS} 10.0 % bad: ")
     assert re.search(r"image_unreadable: \S+: image file is truncated", lines["sample"])
-    assert lines["images"] == "168 x 168 from 168 x 168 to 168 x 168 pixels"
+    assert lines["images"] == "168 x 168 pixels"
     assert lines["visual tokens"] == "144 of which 54 in layers 0 to 2, 18 in layers 3 to 5; 36 per layer"
     assert re.match(r"[\d.]+ from \d+ to \d+$", lines["answer tokens"])
     assert "of one engine, measured here for" in lines["images/s"]
-    assert re.search(r"1 at 100\.00 per machine and hour$", lines["cost"])
+    assert re.search(r"1 machine at 100\.00 an hour$", lines["cost"])
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert sorted(scenes.rglob("*")) == before
 
@@ -64,12 +64,12 @@ def test_a_reckoned_plan_reads_no_weights(scenes: Path, monkeypatch: pytest.Monk
         raise AssertionError("an engine was loaded")
 
     monkeypatch.setattr(measure, "load_engine", refuse)
-    priced = ["--gpus", "4", "--price-per-gpu-hour", "2"]
+    priced = ["--actors", "4", "--price-per-gpu-hour", "2"]
     lines = shown(plan(scenes, "--gpu", "l4", "--dtype", "bfloat16", "--answer-tokens", "6", *priced))
     assert "of one engine, reckoned: 50.0 % of the roofline of L4" in lines["images/s"]
     assert "of 4 GPUs together; keeps" in lines["images/s"]
     assert lines["answer tokens"] == "6 assumed; at most 32"
-    assert "4 at 2.00 per GPU and hour" in lines["cost"]
+    assert "4 GPUs at 2.00 an hour" in lines["cost"]
 
 
 def test_as_json_for_machines_that_read_logs(scenes: Path) -> None:

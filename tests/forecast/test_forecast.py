@@ -46,7 +46,8 @@ def forecast(*, is_cpu: bool, num_gpus: int = 1, price: float | None = None) -> 
         memory=Memory(weights=14e9, row=50e6, room=1e9, slots=128),
         dtype="bfloat16",
         pace=Pace(images_per_second=10.0, how="measured", device="", is_cpu=is_cpu),
-        wishes=Wishes(num_gpus=num_gpus, price_per_gpu_hour=price),
+        num_engines=num_gpus,
+        wishes=Wishes(price_per_gpu_hour=price),
         num_cores=2,
     )
 
