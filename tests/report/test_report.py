@@ -34,6 +34,14 @@ def test_a_card_says_what_was_asked_answered_and_kept() -> None:
         assert shown in page
 
 
+def test_the_legend_names_the_stages_that_dropped_something() -> None:
+    everything, some = tuple(range(64)), (1, 2, 3)
+    for kept, names in (((everything,), ""), ((some,), "early"), ((everything, some), "late"), ((some, (2,)), "both")):
+        page = render(report(samples=[sample(kept=kept)]))
+        assert ("dropped early" in page) == (names in ("early", "both"))
+        assert ("dropped late" in page) == (names in ("late", "both"))
+
+
 @pytest.mark.parametrize("place", ["id", "prompt", "answer", "reference"])
 def test_texts_of_a_card_stay_texts(place: str) -> None:
     page = render(report(samples=[sample(**{place: HOSTILE})]))
