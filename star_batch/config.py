@@ -1,7 +1,7 @@
 """A job as a user writes it: YAML and flags, checked whole before anything is loaded. Knows no Ray, no model.
 
 Every mistake is named by its key, with what is allowed there. Values are taken as they are written: `true`
-is no number and `7` no text. Storage options may hold secrets and appear in no message and no dump.
+is no number and `7` no text. Storage options and the Pushgateway's URL may hold secrets and appear in no message.
 """
 
 import difflib
@@ -501,7 +501,7 @@ def _what(loc: tuple[str, ...], mistakes: list[Any]) -> str:
 
 
 def _show(loc: tuple[str, ...], value: object) -> str:
-    if "storage_options" in loc or isinstance(value, dict):
+    if {"storage_options", "pushgateway"} & set(loc) or isinstance(value, dict):
         return "what is given"
     text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -307,3 +307,24 @@ def test_a_job_survives_yaml(keep: float, actors: Any, choices: Any, prompt: str
     config = parse_config(yaml.safe_load(yaml.safe_dump(values)))
     assert (config.pruning.keep, config.cluster.actors, config.input.prompt) == (keep, actors, prompt)
     assert parse_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    "url", ["pushgateway:9091", "ftp://host", "http://", "http://host:port", "http://bob:planted@", "http://host:0", ["http://bob:planted@h"]]
+)
+def test_a_pushgateway_is_a_url_and_its_password_is_never_shown(url: Any) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.pushgateway: (give a URL|expected text)") as raised:
+        parse_config(job(metrics={"pushgateway": url}), "job.yaml")
+    assert "planted" not in str(raised.value)
+
+
+def test_a_password_of_the_pushgateway_is_not_in_the_words_of_a_configuration() -> None:
+    config = parse_config(job(metrics={"pushgateway": "https://bob:planted@host:9091"}))
+    assert config.metrics.pushgateway == "https://bob:planted@host:9091"
+    assert "planted" not in repr(config)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, "8090"])
+def test_a_port_is_a_port(port: object) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.port .*: expected"):
+        parse_config(job(metrics={"port": port}))

@@ -47,9 +47,11 @@ def _unshared(value: Any) -> Any:
 
 def _config_maps(folder: Path, manifests: list[Manifest], generators: list[Manifest]) -> None:
     for generator in generators:
-        assert set(generator) == {"name", "files"}, generator
+        assert set(generator) - {"options"} == {"name", "files"}, generator
+        options = generator.get("options", {})
+        assert set(options) <= {"labels"}, options
         data = {name: (folder / name).read_text(encoding="utf-8") for name in generator["files"]}
-        metadata = {"name": generator["name"]}
+        metadata = {"name": generator["name"], **options}
         manifests.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 

@@ -1,6 +1,7 @@
 """The manifests as they reach a cluster: valid, safe, and in agreement with each other and with star-batch."""
 
 import copy
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -32,6 +33,7 @@ K8S = ROOT / "k8s"
 FOLDERS = ("base", "overlays/production", "overlays/shared-weights", "raycronjob-alpha", "monitoring")
 KUBERNETES = ("1.32", "1.37")
 RAY_KINDS = {"RayJob", "RayCronJob"}
+OPERATOR_KINDS = {"PodMonitor", "PrometheusRule"}
 OUR_HOME = "star-batch"
 RAY_MEMORY_SHARE = 0.3
 
@@ -94,7 +96,7 @@ ALL = [
     for manifest in _built(folder)
 ]
 RAY = [case for case in ALL if str(case.id).split(":")[1].split("/")[0] in RAY_KINDS]
-CORE = [case for case in ALL if case not in RAY and not str(case.id).startswith("monitoring")]
+CORE = [case for case in ALL if case not in RAY and str(case.id).split(":")[1].split("/")[0] not in OPERATOR_KINDS]
 OVERLAYS = FOLDERS[:-1]
 
 
@@ -134,6 +136,31 @@ def test_the_pod_monitor_is_one() -> None:
     manifest = one("monitoring", "PodMonitor")
     assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
     jsonschema.validate(manifest["spec"], POD_MONITOR)
+
+
+def test_the_rules_are_what_the_operator_takes() -> None:
+    """promtool reads their inside: see tests/monitoring."""
+    manifest, monitor = one("monitoring", "PrometheusRule"), one("monitoring", "PodMonitor")
+    assert manifest["apiVersion"] == monitor["apiVersion"]
+    assert manifest["metadata"]["labels"] == monitor["metadata"]["labels"]
+    assert set(manifest["spec"]) == {"groups"}
+    for rule in manifest["spec"]["groups"][0]["rules"]:
+        assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}
+
+
+def test_the_rules_name_the_cronjob() -> None:
+    cron = one("base", "CronJob")["metadata"]["name"]
+    namespace = one("base", "Namespace")["metadata"]["name"]
+    asked = [rule["expr"] for rule in one("monitoring", "PrometheusRule")["spec"]["groups"][0]["rules"]]
+    about = [expression for expression in asked if "kube_cronjob" in expression]
+    assert len(about) == 2
+    assert all(f'{{namespace="{namespace}", cronjob="{cron}"}}' in expression for expression in about)
+
+
+def test_grafana_finds_the_dashboard() -> None:
+    manifest = one("monitoring", "ConfigMap")
+    assert manifest["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(manifest["data"]["dashboard.json"])["uid"] == "star-batch"
 
 
 def test_every_folder_is_built() -> None:
@@ -357,6 +384,13 @@ def test_prometheus_finds_the_ports() -> None:
     ]
     assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} <= head
     assert all("metrics" in ports for ports in workers)
+
+
+def test_the_job_is_where_prometheus_asks() -> None:
+    job = load_config(K8S / "base" / "job.yaml", {"input.path": "in", "output.path": "out"})
+    head = ray_groups("base")[0]["template"]["spec"]["containers"][0]
+    assert {"name": "job-metrics", "containerPort": job.metrics.port} in head["ports"]
+    assert job.metrics.host == "0.0.0.0"
 
 
 def test_the_cronjob_waits_longer_than_the_rayjob_may_take() -> None:
