@@ -310,7 +310,16 @@ def test_a_job_survives_yaml(keep: float, actors: Any, choices: Any, prompt: str
 
 
 @pytest.mark.parametrize(
-    "url", ["pushgateway:9091", "ftp://host", "http://", "http://host:port", "http://bob:planted@", "http://host:0", ["http://bob:planted@h"]]
+    "url",
+    [
+        "pushgateway:9091",
+        "ftp://host",
+        "http://",
+        "http://host:port",
+        "http://bob:planted@",
+        "http://host:0",
+        ["http://bob:planted@h"],
+    ],
 )
 def test_a_pushgateway_is_a_url_and_its_password_is_never_shown(url: Any) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.pushgateway: (give a URL|expected text)") as raised:

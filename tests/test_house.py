@@ -120,7 +120,7 @@ NOT_INSTALLED = """
 import sys
 from importlib.machinery import PathFinder
 find_spec = PathFinder.find_spec
-hidden = {"ray", "pydantic", "typer", "s3fs"}
+hidden = {"ray", "pydantic", "typer", "s3fs", "prometheus_client"}
 PathFinder.find_spec = classmethod(
     lambda cls, name, path=None, target=None: None if name.split(".")[0] in hidden else find_spec(name, path, target)
 )

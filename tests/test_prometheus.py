@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -118,3 +119,11 @@ def labels_of(metrics: list[Metric[Any]]) -> Iterator[str]:
 def test_labels_are_few_and_hold_no_id() -> None:
     allowed = {"outcome", "error_type", "direction", "stage", "phase", "group", "reason", "label"}
     assert set(labels_of(EVERY)) == allowed
+
+
+def test_the_readme_names_every_metric_and_every_label() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Watching a job")[2].partition("\n## ")[0]
+    for metric in EVERY:
+        label = f"{{{metric.label}}}" if metric.label else ""
+        assert f"`{metric.name.removeprefix('star_batch_')}{label}`" in section

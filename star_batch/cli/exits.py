@@ -46,8 +46,8 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        set_up_logs(given.get("log_format", "text"), quiet=given["quiet"])
-        with _plain_errors(verbose=given["verbose"]):
+        set_up_logs(given.get("log_format", "text"), quiet=given.get("quiet", False))
+        with _plain_errors(verbose=given.get("verbose", False)):
             command(**given)
 
     return wrapped

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
-from star_batch.metrics import Progress, Summary
+from star_batch.metrics import Progress, Snapshot, Summary
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
 from star_batch.pipeline.digests import Digests, is_in
@@ -211,11 +211,13 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
 
 
 def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> RunTotals:
+    before = sum(commit.rows for commit in kept)
+    # From here on there is something to wait for; whatever could be refused was refused before.
+    job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=before, total=total))
     with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
         amend(job.output, {"cluster": shown_resources()})
         started = time.monotonic()
         monitor = start_monitor()
-        before = sum(commit.rows for commit in kept)
         with Reporter(monitor=monitor, on_progress=job.on_progress, before=before, total=total):
             answer_all(replace(work, monitor=monitor))
         seconds = time.monotonic() - started

@@ -53,6 +53,11 @@ def test_alerts_ask_for_what_is_exported() -> None:
         assert not unknown, f"{rule['alert']}: {unknown}"
 
 
+def test_the_readme_names_every_alert() -> None:
+    readme = (manifests.FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert [rule["alert"] for rule in manifests.rules() if f"`{rule['alert']}`" not in readme] == []
+
+
 def test_panels_ask_for_what_is_exported() -> None:
     for title, expression in manifests.queries():
         names = manifests.names_in(expression)

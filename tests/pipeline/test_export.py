@@ -2,12 +2,13 @@
 
 import logging
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from star_batch.config import Metrics
-from star_batch.errors import ConfigError, InputError
+from star_batch.errors import ClusterError, ConfigError, InputError, OutputError
 from star_batch.metrics import Progress, Summary
 from star_batch.pipeline import run
 from star_batch.pipeline.export import endpoint, push
@@ -83,3 +84,25 @@ def test_a_gateway_that_is_not_there_fails_no_job(caplog: pytest.LogCaptureFixtu
     [warning] = caplog.messages
     assert warning.startswith(f"metrics.pushgateway http://***@{gateway}: nothing was pushed: ")
     assert "refused" in warning
+
+
+def test_progress_is_told_before_ray_is_started_and_after_all_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits learns what for; whoever is refused was not told that anything starts."""
+    told: list[Progress] = []
+    source, out = write(tmp_path / "in.parquet", rows(2)), tmp_path / "out"
+
+    def connected(*_: object, **__: object) -> None:
+        assert [(progress.rows_done, progress.rows_total, progress.images_per_second) for progress in told] == [
+            (0, 2, 0.0)
+        ]
+        raise ClusterError("no Ray today")
+
+    monkeypatch.setattr(sys.modules["star_batch.pipeline.run"], "connected", connected)
+    write(out / "answers" / "foreign.parquet", rows(1))
+    with pytest.raises(OutputError):
+        run(job(source, out), backend=FAKE, on_progress=told.append)
+    assert told == []
+    with pytest.raises(ClusterError, match="no Ray today"):
+        run(job(source, tmp_path / "new"), backend=FAKE, on_progress=told.append)
