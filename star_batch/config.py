@@ -7,7 +7,7 @@ is no number and `7` no text. Storage options and the Pushgateway's URL may hold
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
@@ -80,14 +80,15 @@ class Input(_Section):
     """Where the records are and which columns say what.
 
     `path`: a Parquet file, a glob, a directory, or a list of them; local, `s3://`, `gs://`.
-    `kind`: with `images` the path is a folder of image files, and an image's id is its path below that.
+    `kind`: with `images` the path is a folder of image files, and an image's id is its path below that; with `openai`
+    it is a file of OpenAI's Batch requests in JSONL, which say for themselves what is asked.
     `id_column`: None derives a stable id from the file's name and the row's place in it.
     `image_column` holds encoded bytes, or a path or URI.
     `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below the
     input's own folder are always open to them; what is local never to rows from elsewhere, unless it is named here.
     `fetch`: which images may come from the web.
     `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`; or ask
-    several `questions` about each image: rows `<id>#<name>`, a name for each question.
+    several `questions` about each image, a section or just the words under a name each: rows `<id>#<name>`.
     `decoding_column` is a struct of any of `max_new_tokens, temperature, top_p, seed, stop`, which override the job's.
     `refused_column` holds the reason why a row is not to be answered; null answers it.
     `duplicates`: what to do about ids that stand in several rows: refuse the job, or answer the first row of each.
@@ -97,7 +98,7 @@ class Input(_Section):
     """
 
     path: str | tuple[str, ...]
-    kind: Literal["parquet", "images"] = "parquet"
+    kind: Literal["parquet", "images", "openai"] = "parquet"
     id_column: str | None = None
     image_column: str = "image"
     image_roots: tuple[str, ...] | None = None
@@ -105,7 +106,7 @@ class Input(_Section):
     prompt_column: str | None = None
     prompt: str | None = None
     raw_prompt: bool = False
-    questions: dict[str, Question] | None = Field(default=None, min_length=1)
+    questions: dict[str, Question | str] | None = Field(default=None, min_length=1)
     max_new_tokens_column: str | None = None
     decoding_column: str | None = None
     refused_column: str | None = None
@@ -132,19 +133,9 @@ class Input(_Section):
     def _distinct_choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return _distinct(value)
 
-    @field_validator("questions", mode="before")
-    @classmethod
-    def _words_alone(cls, value: Any) -> Any:
-        """A question without choices may be written as its words."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: {"prompt": question} if isinstance(question, str) else question for name, question in value.items()
-        }
-
     @field_validator("questions")
     @classmethod
-    def _plain_names(cls, value: dict[str, Question] | None) -> dict[str, Question] | None:
+    def _plain_names(cls, value: dict[str, Question | str] | None) -> dict[str, Question | str] | None:
         for name in value or {}:
             if not name.strip() or "#" in name:
                 raise ValueError(f"{name!r} is no name for a question: it becomes the end of ids, after a #")
@@ -152,6 +143,8 @@ class Input(_Section):
 
     @model_validator(mode="after")
     def _one_source_each(self) -> Self:
+        if self.kind == "openai":
+            return self
         if sum(asked is not None for asked in (self.prompt, self.prompt_column, self.questions)) != 1:
             raise ValueError("give either a prompt (a template over columns) or a prompt_column, or several questions")
         if self.choices is not None and self.choices_column is not None:
@@ -162,18 +155,25 @@ class Input(_Section):
         return self
 
     @model_validator(mode="after")
-    def _no_columns_in_a_folder(self) -> Self:
-        names = [name for name in type(self).model_fields if name.endswith(("_column", "_columns"))]
-        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if self.kind == "images" and given:
-            raise ValueError(f"{given[0]} names a column, and a folder of images has none")
+    def _what_the_kind_has(self) -> Self:
+        fields = type(self).model_fields
+        given = [name for name in fields if getattr(self, name) != fields[name].default]
+        columns = [name for name in given if name.endswith(("_column", "_columns"))]
+        if self.kind != "parquet" and columns:
+            raise ValueError(f"{columns[0]} names a column, and input.kind {self.kind} has none")
+        asked = [name for name in ("prompt", "raw_prompt", "questions", "choices") if name in given]
+        if self.kind == "openai" and asked:
+            raise ValueError(f"{asked[0]}: OpenAI's requests say for themselves what is asked")
         return self
 
     @property
     def asked(self) -> dict[str | None, Question]:
         """What is asked about each record, by name; a single question has none."""
         if self.questions is not None:
-            return dict(self.questions.items())
+            return {
+                name: question if isinstance(question, Question) else Question(prompt=question)
+                for name, question in self.questions.items()
+            }
         # A prompt from a column has no words here.
         return {None: Question(prompt=self.prompt or "", choices=self.choices, reference_column=self.reference_column)}
 
@@ -446,9 +446,26 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 def _explain(error: ValidationError, source: str | None) -> str:
     mistakes = error.errors(include_url=False)
     # Alternatives of one key (a number or a share) arrive as one mistake each.
-    by_key = groupby(mistakes, key=lambda mistake: tuple(map(str, mistake["loc"][:2])))
+    by_key = groupby(_without_rivals(mistakes), key=lambda mistake: _key(mistake["loc"]))
     lines = [f"  {_explain_key(loc, list(group), is_flag=source is None)}" for loc, group in by_key]
     return "\n".join([f"{source or 'on the command line'}:", *lines])
+
+
+_NESTED: dict[tuple[str, ...], type[BaseModel]] = {("input", "fetch"): Fetch, ("input", "questions"): Question}
+"""Sections within a section, whose keys are named in full."""
+
+
+def _key(loc: Sequence[int | str]) -> tuple[str, ...]:
+    names = tuple(map(str, loc))
+    if names[:2] not in _NESTED:
+        return names[:2]
+    return tuple(name for name in names if name not in ("Question", "str") and not name.isdigit())[:4]
+
+
+def _without_rivals(mistakes: Sequence[Any]) -> Sequence[Any]:
+    """Without that a section is no text, where something within that section is wrong."""
+    inside = {mistake["loc"][:3] for mistake in mistakes if "Question" in mistake["loc"][3:-1]}
+    return [mistake for mistake in mistakes if mistake["loc"][3:] != ("str",) or mistake["loc"][:3] not in inside]
 
 
 def _explain_key(loc: tuple[str, ...], mistakes: list[Any], is_flag: bool) -> str:
@@ -510,7 +527,10 @@ def _show(loc: tuple[str, ...], value: object) -> str:
 def _unknown(loc: tuple[str, ...]) -> str:
     *parents, name = loc
     known = _known_keys()
-    here = known[parents[0]] if parents else list(known)
+    if loc[:2] in _NESTED:
+        here = list(_names(_NESTED[loc[:2]]))
+    else:
+        here = known[parents[0]] if parents else list(known)
     near = difflib.get_close_matches(name, here, n=2, cutoff=0.7)
     elsewhere = [f"{section}.{name}" for section, keys in known.items() if name in keys]
     if elsewhere or near:

@@ -210,6 +210,8 @@ class Summary:
     `mean_visual_tokens`: visual tokens offered per answered row; `mean_kept_tokens`: kept, one mean per
     layer group (after the early stage, after each late stage).
     `finish_reasons` and `labels` count answered rows.
+    `agreement`: of the labelled rows with a reference, the share whose label it is, by the name of the question;
+    `confusion`: the same rows counted by question, reference and label. A single question is `ONE_QUESTION`.
 
     About this run alone:
     `images_per_second`: rows answered in this run per second of `wall_seconds`.
@@ -232,6 +234,8 @@ class Summary:
     mean_kept_tokens: tuple[float, ...] = ()
     finish_reasons: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     wall_seconds: float = 0.0
     images_per_second: float = 0.0
     input_tokens: int = 0
@@ -259,6 +263,11 @@ MAX_LABELS = 1000
 """Distinct labels that are counted by name; rows with further ones are counted as `OTHER_LABELS`."""
 
 OTHER_LABELS = "(other)"
+
+ONE_QUESTION = "(one)"
+
+MAX_PAIRS = 100_000
+"""Pairs of a reference and a label that are counted by name; in further ones the reference is `OTHER_LABELS`."""
 
 
 def summarise(
@@ -317,6 +326,7 @@ class _Tally:
     failed: Counter[str] = field(default_factory=Counter)
     finish_reasons: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     num_references: int = 0
     num_correct: int = 0
     visual_tokens: int = 0
@@ -333,6 +343,7 @@ class _Tally:
         self.failed.update(_counts(batch.column("error_type")))
         self.finish_reasons.update(_counts(batch.column("finish_reason")))
         self._add_labels(_counts(batch.column("label")))
+        self._add_pairs(batch)
         is_correct = batch.column("is_correct")
         self.num_references += _num_valid(is_correct)
         self.num_correct += pc.sum(is_correct).as_py() or 0
@@ -346,6 +357,15 @@ class _Tally:
             is_named = label in self.labels or len(self.labels) < MAX_LABELS
             self.labels[label if is_named else OTHER_LABELS] += count
 
+    def _add_pairs(self, batch: pa.RecordBatch) -> None:
+        columns = ["question_name", "reference", "label"]
+        labelled = pc.and_(pc.is_valid(batch["reference"]), pc.is_valid(batch["label"]))
+        rows = pa.Table.from_batches([batch.select(columns)]).filter(labelled)
+        for row in rows.group_by(columns).aggregate([([], "count_all")]).to_pylist():
+            pair = row["question_name"] or ONE_QUESTION, row["reference"], row["label"]
+            is_named = pair in self.pairs or len(self.pairs) < MAX_PAIRS
+            self.pairs[pair if is_named else (pair[0], OTHER_LABELS, pair[2])] += row["count_all"]
+
     def _add_kept(self, column: pa.ListArray) -> None:
         groups, tokens = _list_positions(column), _to_numpy(pc.list_flatten(column))
         for group in np.unique(groups).tolist():
@@ -353,6 +373,7 @@ class _Tally:
             self.kept_rows[group] += int((groups == group).sum())
 
     def results(self) -> dict[str, Any]:
+        confusion = _confusion(self.pairs)
         return {
             "rows": self.rows,
             "answered": self.answered,
@@ -367,12 +388,30 @@ class _Tally:
             ),
             "finish_reasons": dict(self.finish_reasons.most_common()),
             "labels": dict(self.labels.most_common()),
+            "agreement": {question: _agreement(table) for question, table in confusion.items()},
+            "confusion": confusion,
         }
 
 
 def _counts(column: pa.Array) -> dict[str, int]:
     pairs = pc.value_counts(column.drop_null())
     return dict(zip(pairs.field("values").to_pylist(), pairs.field("counts").to_pylist(), strict=True))
+
+
+def _confusion(pairs: Mapping[tuple[str, str, str], int]) -> dict[str, dict[str, dict[str, int]]]:
+    """Counts by question, reference and label; a reference that is a label but for its case is that label."""
+    names = {(question, label.strip().casefold()): label for question, _, label in pairs}
+    tables: dict[str, dict[str, dict[str, int]]] = {}
+    for (question, reference, label), count in sorted(pairs.items()):
+        name = names.get((question, reference.strip().casefold()), reference)
+        row = tables.setdefault(question, {}).setdefault(name, {})
+        row[label] = row.get(label, 0) + count
+    return tables
+
+
+def _agreement(table: Mapping[str, Mapping[str, int]]) -> float:
+    agreed = sum(row.get(reference, 0) for reference, row in table.items())
+    return agreed / sum(sum(row.values()) for row in table.values())
 
 
 def _num_valid(column: pa.Array) -> int:

@@ -141,6 +141,7 @@ SUMMARY: Sequence[Metric[Summary]] = (
     Metric("star_batch_output_labels", "Answered rows by label", lambda s: s.labels, "label"),
     Metric("star_batch_output_references", "Rows that came with a reference", lambda s: s.num_references),
     Metric("star_batch_output_accuracy_ratio", "Share of references matched; failed is wrong", lambda s: s.accuracy),
+    Metric("star_batch_output_agreement_ratio", "Labels that are the reference", lambda s: s.agreement, "question"),
     Metric("star_batch_output_visual_tokens_mean", "Per row: offered, kept", _visual_tokens, "stage"),
     Metric("star_batch_run_wall_seconds", "Duration of the last run", lambda s: s.wall_seconds),
     Metric("star_batch_run_stage_seconds", "Busy time, all workers together", lambda s: s.stage_seconds, "stage"),

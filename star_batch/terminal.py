@@ -8,7 +8,7 @@ no control characters.
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Literal, Protocol, TypeAlias
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from star_batch.metrics import ONE_QUESTION, Summary
 from star_batch.metrics import Progress as JobProgress
-from star_batch.metrics import Summary
 from star_batch.wording import duration, percent, plain
 
 out = Console(markup=False, highlight=False)
@@ -27,6 +27,9 @@ err = Console(markup=False, highlight=False, stderr=True)
 logger = logging.getLogger("star_batch")
 
 PLAIN_INTERVAL_SECONDS = 10.0
+
+MAX_CONFUSED = 10
+"""Labels up to which their table is shown; `summary.json` has it for any number."""
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
@@ -169,8 +172,19 @@ def describe(progress: JobProgress) -> str:
 
 
 def show_summary(summary: Summary) -> None:
-    """The numbers of a finished job."""
+    """The numbers of a finished job; where there are few labels, how they go with the references."""
     show_numbers(_summary_rows(summary))
+    for question, table in summary.confusion.items():
+        labels = sorted({*table, *(label for row in table.values() for label in row)})
+        if len(labels) <= MAX_CONFUSED:
+            _show_confusion(question, labels, table)
+
+
+def _show_confusion(question: str, labels: Sequence[str], table: Mapping[str, Mapping[str, int]]) -> None:
+    title = "reference" if question == ONE_QUESTION else f"{plain(question)}: reference"
+    out.print(f"\nRows by {title} (down) and label (across)", style="bold", soft_wrap=True)
+    shown = [[plain(name), *(f"{row.get(label, 0):,}" for label in labels)] for name, row in table.items()]
+    show_table(["", *map(plain, labels)], shown)
 
 
 def show_status(status: JobStatus) -> None:
@@ -208,6 +222,9 @@ def _summary_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     if summary.accuracy is not None:
         note = f"of {summary.num_references:,} references; a failed row counts as wrong"
         yield "accuracy", percent(summary.accuracy), note
+    for question, share in summary.agreement.items():
+        about = "labels" if question == ONE_QUESTION else f"{plain(question)}: labels"
+        yield "agreement", percent(share), f"{about} that are the reference"
     yield "images/s", f"{summary.images_per_second:,.1f}", f"in {duration(summary.wall_seconds)}"
     if summary.mean_visual_tokens is not None:
         yield "visual tokens", f"{summary.mean_visual_tokens:,.0f}", _kept(summary)

@@ -29,8 +29,11 @@ PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY."
 def run(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The job's file.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The same.")] = None,
     input: Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")] = None,
-    kind: Annotated[str | None, text("KIND", "Input is parquet, or images: a folder.", "parquet", "images")] = None,
+    kind: Annotated[
+        str | None, text("KIND", "Input is parquet, images or openai.", "parquet", "images", "openai")
+    ] = None,
     output: Annotated[str | None, text("PATH", "Folder for the answers.")] = None,
     model: Annotated[str | None, text("NAME", "Checkpoint: a folder, a hub id, or demo.")] = None,
     revision: Annotated[str | None, text("TEXT", "Commit or tag of a hub checkpoint.")] = None,
@@ -89,7 +92,10 @@ def job_of(context: typer.Context) -> JobConfig:
     given = context.params | {"input": _one_or_many(context.params["input"])}
     flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
     # A switch that is not set leaves the file's word.
-    return load_config(given["config"], {key: None if value is False else value for key, value in flags.items()})
+    set_flags = {key: None if value is False else value for key, value in flags.items()}
+    config = load_config(given["config"] or given.get("config_file"), set_flags)
+    # Of a script, its own choice among jobs.
+    return context.obj(config) if context.obj is not None else config
 
 
 def _one_or_many(paths: list[str] | None) -> str | list[str] | None:

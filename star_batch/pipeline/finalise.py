@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,17 @@ class Expected:
     max_failed: MaxFailed = None
 
 
-def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Callable[[], None]) -> Summary:
+WriteResults: TypeAlias = Callable[[Location, Sequence[Commit]], None]
+"""Writes the answers that count once more in another form."""
+
+
+def finalise(
+    output: Location,
+    expected: Expected,
+    run: RunTotals,
+    confirm: Callable[[], None],
+    write_results: WriteResults | None = None,
+) -> Summary:
     """Check the result against the input's ids, clean up, write the metrics, and say that the job is complete.
 
     `confirm` raises if another run has the output by now.
@@ -93,6 +104,8 @@ def finalise(output: Location, expected: Expected, run: RunTotals, confirm: Call
         _write_metrics(output, summary, pace)
         report = Report(place=output.shown, state="complete", summary=summary, notes=notes, pace=pace)
         publish(output, report, expected.fingerprint.digest)
+        if write_results is not None:
+            write_results(output, commits)
         crash_at("after metrics")
         check_failed(expected.max_failed, summary.rows, summary.failed_by_type, notes.first_examples())
         confirm()

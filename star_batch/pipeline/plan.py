@@ -155,6 +155,8 @@ def plan_input(config: Input) -> InputPlan:
         InputError: nothing there, not Parquet, no rows, or a column is missing or of a wrong type.
         ConfigError: the prompt template, a kept column's name or one of the image roots cannot work.
     """
+    if config.kind == "openai":
+        raise ConfigError("input.kind openai: requests become rows when their job runs; with limit it runs on a few")
     for root in config.image_roots or ():
         Location.of(root)
     return _plan_images(config) if config.kind == "images" else _plan_parquet(config)

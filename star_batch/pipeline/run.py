@@ -26,11 +26,12 @@ from star_batch.pipeline.epochs import (
     with_vanished,
 )
 from star_batch.pipeline.export import Board, endpoint, push
-from star_batch.pipeline.finalise import Expected, RunTotals, finalise, read_summary
+from star_batch.pipeline.finalise import Expected, RunTotals, WriteResults, finalise, read_summary
 from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
+from star_batch.pipeline.openai_batch import stage, write_results
 from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
@@ -101,6 +102,7 @@ class _Job:
     output: Location
     plan: InputPlan
     ids: Digests
+    results: WriteResults | None
     fingerprint: Fingerprint
     on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
@@ -114,6 +116,8 @@ class _Job:
 
 
 def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backend: Backend) -> Summary:
+    results = write_results if config.input.kind == "openai" else None
+    config = stage(config) if config.input.kind == "openai" else config
     plan, ids = distinct(plan_input(config.input), config.input.duplicates)
     job = _Job(
         config=config,
@@ -123,6 +127,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         ),
         plan=plan,
         ids=ids,
+        results=results,
         fingerprint=fingerprint_of(config, backend.identify(config)),
         verbose=verbose,
     )
@@ -184,7 +189,7 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         _begin(job, epoch, kept, len(wanted))
         last, done = epoch.number, _execute(job, work, kept, len(wanted))
     expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
-    return finalise(job.output, expected, done, lease.confirm)
+    return finalise(job.output, expected, done, lease.confirm, job.results)
 
 
 def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:

@@ -85,7 +85,7 @@ class Sources:
         location = self._locate(path)
         try:
             data = location.read_bytes()
-        except STORAGE_ERRORS as error:
+        except (*STORAGE_ERRORS, ValueError) as error:  # a name that none can have, such as one with a null byte
             raise ImageFetchFailed(f"{location.shown}: {explain(error, location.options)}") from None
         if not data:
             raise ImageMissing(f"{location.shown}: empty")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 import fsspec
 import tenacity
@@ -216,6 +216,24 @@ class Location:
             return
         with self._draft(data) as draft:
             draft.replace(self.path)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """A file to write piece by piece; it is there, whole, when the block has ended well, or else not at all."""
+        if self.is_local:
+            with self._draft(b"") as draft:
+                with draft.open("wb") as local:
+                    yield local
+                draft.replace(self.path)
+            return
+        file: Any = self.patiently(lambda: self.fs.open(self.path, "wb", autocommit=False))
+        try:
+            yield file
+            file.close()
+            file.commit()
+        except BaseException:
+            file.discard()
+            raise
 
     @_retried
     def create(self, data: bytes) -> None:
