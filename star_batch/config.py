@@ -527,10 +527,8 @@ def _show(loc: tuple[str, ...], value: object) -> str:
 def _unknown(loc: tuple[str, ...]) -> str:
     *parents, name = loc
     known = _known_keys()
-    if loc[:2] in _NESTED:
-        here = list(_names(_NESTED[loc[:2]]))
-    else:
-        here = known[parents[0]] if parents else list(known)
+    section = _NESTED.get(loc[:2]) if len(loc) > 2 else None
+    here = list(_names(section)) if section is not None else known[parents[0]] if parents else list(known)
     near = difflib.get_close_matches(name, here, n=2, cutoff=0.7)
     elsewhere = [f"{section}.{name}" for section, keys in known.items() if name in keys]
     if elsewhere or near:

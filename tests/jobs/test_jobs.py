@@ -75,7 +75,7 @@ model: demo
 @pytest.mark.usefixtures("joined_ray")
 def test_captions_of_new_images_only(tmp_path: Path, scenes: Path) -> None:
     photos = sorted((scenes / "photos").iterdir())
-    (tmp_path / "photos" / "late").mkdir(parents=True)
+    (tmp_path / "photos" / "some").mkdir(parents=True)
     for photo in photos[:4]:
         shutil.copy(photo, tmp_path / "photos")
     job = config(tmp_path, CAPTION.format(place=tmp_path))
@@ -85,19 +85,18 @@ def test_captions_of_new_images_only(tmp_path: Path, scenes: Path) -> None:
     assert all(row["answer"] for row in first)
 
     (tmp_path / "photos" / photos[0].name).unlink()
-    shutil.copy(photos[4], tmp_path / "photos" / "late")
-    (tmp_path / "photos" / "late" / "broken.png").write_bytes(b"no image")
+    shutil.copy(photos[4], tmp_path / "photos" / "some")
+    (tmp_path / "photos" / "some" / "broken.png").write_bytes(b"no image")
     run("caption.py", job)
     second = rows(tmp_path / "captions")
     assert second[:4] == first
-    assert [row["id"] for row in second[4:]] == ["late/" + name for name in sorted([photos[4].name, "broken.png"])]
+    assert [row["id"] for row in second[4:]] == ["some/" + name for name in sorted([photos[4].name, "broken.png"])]
     assert [row["error_type"] for row in second if row["error"]] == ["image_unreadable"]
     # Five are there, one of them broken, and one that is gone.
     assert verified(tmp_path / "captions") == 0
 
 
 def verified(output: Path) -> int:
-    command = [sys.executable, "-m", "star_batch", "verify", str(output)]
     command = [sys.executable, "-c", "from star_batch.cli import main; main()", "verify", str(output)]
     return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
 
