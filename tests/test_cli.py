@@ -25,7 +25,7 @@ from star_batch.cli.exits import EXIT_CODES
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
-from star_batch.metrics import Progress, Summary
+from star_batch.metrics import ONE_QUESTION, Progress, Summary
 from star_batch.options import Pruning
 from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Epoch
@@ -290,6 +290,22 @@ def test_texts_from_outside_bring_no_control_characters(capsys: pytest.CaptureFi
     assert not {"\x1b", "\r"} & set(text)
     assert "[bold]" in text
     assert "[red]" in text
+
+
+def test_few_labels_are_shown_beside_the_references(capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"red": {"red": 1200, "blue": 3}, "blue": {"blue": 7}}
+    terminal.show_summary(replace(SUMMARY, agreement={"colour": 0.9975}, confusion={"colour": few}))
+    text = capsys.readouterr().out
+    assert re.search(r"agreement +99\.8 % +colour: labels that are the reference *\n", text)
+    assert text.endswith(
+        "\nRows by colour: reference (down) and label (across)\n"
+        "      blue    red\n"
+        "red      3  1,200\n"
+        "blue     7      0\n"
+    ), text
+    many = {str(number): {str(number): 1} for number in range(1000)}
+    terminal.show_summary(replace(SUMMARY, agreement={ONE_QUESTION: 1.0}, confusion={ONE_QUESTION: many}))
+    assert "Rows by" not in capsys.readouterr().out
 
 
 def test_a_summary_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:

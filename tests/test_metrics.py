@@ -12,6 +12,7 @@ from star_batch.errors import ImageMissing, PromptTooLong
 from star_batch.metrics import (
     BATCH_ROWS,
     MAX_LABELS,
+    ONE_QUESTION,
     OTHER_LABELS,
     EngineStats,
     Histogram,
@@ -216,6 +217,26 @@ def test_a_summary_survives_json() -> None:
     values = example().as_dict()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert Summary.from_dict(values | {"of a later version": 1}) == example()
+
+
+def labelled(id: str, label: str) -> Answer:
+    return Answer(id=id, text=label, label=label, label_probability=0.9, finish_reason="stop")
+
+
+def test_labels_beside_references() -> None:
+    rows = [labelled("1", "Red"), labelled("2", "Red"), labelled("3", "blue"), answered("4"), *FAILED]
+    summary = summarise(batches(rows, ["red ", "blue", "Blue", "red", "red", None]), STATS, wall_seconds=1.0)
+    assert summary.agreement == {ONE_QUESTION: 2 / 3}
+    assert summary.confusion == {ONE_QUESTION: {"Red": {"Red": 1}, "blue": {"Red": 1, "blue": 1}}}
+    assert summarise(batches([labelled("1", "Red")]), STATS, wall_seconds=1.0).confusion == {}
+
+
+def test_each_question_has_a_table_of_its_own() -> None:
+    rows = [labelled("1#a", "yes"), labelled("1#b", "yes"), labelled("2#a", "no")]
+    table = to_table(rows, model="m", fingerprint="f", references=["yes", "no", "no"], questions=["a", "b", "a"])
+    summary = summarise(table.to_batches(max_chunksize=2), STATS, wall_seconds=1.0)
+    assert summary.agreement == {"a": 1.0, "b": 0.0}
+    assert summary.confusion == {"a": {"no": {"no": 1}, "yes": {"yes": 1}}, "b": {"no": {"yes": 1}}}
 
 
 def test_the_schema_has_what_the_summary_reads() -> None:

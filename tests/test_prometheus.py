@@ -59,6 +59,11 @@ def test_a_summary_as_text() -> None:
     assert all(math.isfinite(value) for value in samples.values())
 
 
+def test_each_question_has_an_agreement() -> None:
+    samples = parsed(to_text(replace(SUMMARY_OF_FOUR, agreement={"colour": 0.75, "shape": 1.0})))
+    assert samples["star_batch_output_agreement_ratio", "colour"] == 0.75
+
+
 def test_a_summary_of_nothing() -> None:
     assert "nan" not in to_text(Summary(rows=0, answered=0, failed=0)).lower()
 

@@ -38,7 +38,7 @@ def write(
 
 def input_config(path: Path | str | Sequence[Path | str], **more: Any) -> Input:
     paths = [str(p) for p in path] if isinstance(path, Sequence) and not isinstance(path, str) else str(path)
-    asked = {} if "prompt" in more else {"prompt_column": "question"}
+    asked = {} if {"prompt", "questions"} & more.keys() else {"prompt_column": "question"}
     return Input.model_validate({"path": paths} | asked | more)
 
 

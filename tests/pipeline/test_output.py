@@ -5,7 +5,7 @@ import pytest
 
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.pipeline import epochs
-from star_batch.pipeline.digests import digest_ids
+from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.output import amend, begin, clear
@@ -84,6 +84,16 @@ def test_rows_that_failed_can_be_left_out(output: Location) -> None:
     found = look(output)
     assert (found.rows, found.answered, found.failed) == (2, 2, 0)
     assert ids_of(found.commits).tobytes() == digest_ids(["c", "e"])
+
+
+def test_of_rows_that_failed_only_those_that_can_be_asked_again_are_left_out(output: Location) -> None:
+    commit_rows(opened(output), answers("a", "b", "c", failed=2))
+    commit_rows(opened(output), answers("d", failed=1))
+    seen = look(output)
+    epoch = next_epoch(output, seen, FINGERPRINT)
+    kept = without_failed(epoch, seen.commits, joined([digest_ids(["b", "c"])]))
+    assert sorted(ids_of(kept)) == sorted(joined([digest_ids(["a", "c", "d"])]))
+    assert kept[1] == seen.commits[1]
 
 
 def test_another_job_is_refused_and_told_the_difference(output: Location) -> None:

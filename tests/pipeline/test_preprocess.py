@@ -4,6 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from star_batch import images
 from star_batch.config import Input
 from star_batch.pipeline.plan import plan_input, read_rows
 from star_batch.pipeline.preprocess import Preprocess
@@ -152,3 +153,62 @@ def test_a_failure_that_is_no_rows_fault_rises(tmp_path: Path) -> None:
     stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=Broken)
     with pytest.raises(RuntimeError, match="wrong processor"):
         stage(next(read_rows(plan, plan.row_groups[0])))
+
+
+def test_several_questions_about_an_image_decode_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    real = images.decode
+
+    def counted(data: bytes, **more: Any) -> Any:
+        decoded.append(data)
+        return real(data, **more)
+
+    monkeypatch.setattr("star_batch.images.decode", counted)
+    records: list[dict[str, Any]] = [
+        {"image": png(1), "thing": "car", "truth": 3},
+        {"image": png(2), "thing": None, "truth": None},
+        {"image": b"broken", "thing": "cat", "truth": 1},
+    ]
+    questions = {
+        "where": "Where is the {thing}?",
+        "many": {"prompt": "many?", "choices": ["1", "3"], "reference_column": "truth"},
+    }
+    found = prepare(tmp_path, records, TYPES, prompt_column=None, questions=questions)
+    assert [row["id"] for row in found] == [f"a.parquet#{n}#{name}" for n in range(3) for name in ("where", "many")]
+    assert [row["question_name"] for row in found] == ["where", "many"] * 3
+    assert [row["prompt"] for row in found][:2] == ["Where is the car?", "many?"]
+    assert [row["choices"] for row in found][:2] == [None, ["1", "3"]]
+    assert [row["reference"] for row in found] == [None, "3", None, None, None, "1"]
+    assert [row["error_type"] for row in found] == [None, None, "prompt_missing", None, *["image_unreadable"] * 2]
+    assert sorted(decoded) == sorted([png(1), png(2), b"broken"])
+
+
+def test_a_row_that_is_not_to_be_answered_says_why(tmp_path: Path) -> None:
+    records = [{"image": png(1), "question": "q", "thing": thing} for thing in (None, "no image in it")]
+    good, bad = prepare(tmp_path, records, TYPES, refused_column="thing")
+    assert good["error"] is None
+    assert (bad["error_type"], bad["error"]) == ("request_refused", "no image in it")
+
+
+DECODING = pa.struct([("max_new_tokens", pa.int64()), ("temperature", pa.int64()), ("stop", pa.list_(pa.string()))])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (None, None),
+        ({"max_new_tokens": 7, "temperature": 1, "stop": ["."]}, None),
+        ({"max_new_tokens": 0}, "value_invalid"),
+        ({"max_new_tokens": 2**40}, "value_invalid"),
+        ({"temperature": -1}, "value_invalid"),
+        ({"stop": [""]}, "value_invalid"),
+        ({"stop": [None]}, "value_invalid"),
+    ],
+)
+def test_a_rows_own_decoding(tmp_path: Path, given: dict[str, Any] | None, kind: str | None) -> None:
+    records = [{"image": png(1), "question": "q", "decoding": given}]
+    [row] = prepare(tmp_path, records, TYPES | {"decoding": DECODING}, decoding_column="decoding")
+    assert row["error_type"] == kind
+    chosen = given or {} if kind is None else {}
+    for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop"):
+        assert row[name] == chosen.get(name)

@@ -13,6 +13,7 @@ import pytest
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
 from star_batch.pipeline import Progress, run
+from star_batch.pipeline.audit import recorded_input, status, verify
 from star_batch.pipeline.backend import Engine
 from star_batch.pipeline.epochs import look
 from star_batch.pipeline.parts import hash_ids
@@ -278,6 +279,37 @@ def test_a_row_group_that_turns_out_broken_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"in\.parquet: (cannot read|is not a readable Parquet file): "):
         run(job(path, tmp_path / "out"), backend=FAKE)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_answers_stay_when_their_images_are_gone(tmp_path: Path) -> None:
+    photos, target = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(4):
+        (photos / f"{number}.png").write_bytes(png(number) if number else b"broken")
+    source: dict[str, Any] = {"path": str(photos), "kind": "images", "prompt": "what?", "vanished": "keep"}
+    config = job(photos, target, input=source)
+    run(config, backend=FAKE)
+    for name in ("0.png", "1.png"):
+        (photos / name).unlink()
+    for name in ("5.png", "6.png"):
+        (photos / name).write_bytes(png(5) if name == "5.png" else b"broken")
+    with pytest.raises(OutputError, match=r"2 rows that are not in the input: .* vanished: keep"):
+        run(job(photos, target, input=source | {"vanished": "refuse"}), backend=FAKE)
+    summary = run(config, backend=FAKE)
+    assert (summary.rows, summary.failed) == (6, 2)
+    place = Location.of(str(target))
+    assert (status(place).left, status(place).state) == (0, "complete")
+    (photos / "6.png").write_bytes(png(6))
+    (photos / "5.png").unlink()
+    again = run(job(photos, target, input=source, output={"retry_failed": True}), backend=FAKE)
+    assert (again.rows, again.failed) == (6, 1)
+    found = {row["id"]: row["answer"] for row in answers(target).to_pylist()}
+    assert found == {f"{n}.png": f"what? {n}" if n else None for n in (0, 1, 2, 3, 5, 6)}
+    assert verify(place, recorded_input(place, {})).findings == ()
+    strict = recorded_input(place, {}).model_copy(update={"vanished": "refuse"})
+    assert verify(place, strict).findings == ("3 rows are not in the input",)
 
 
 class NoRay:
