@@ -213,8 +213,8 @@ class Summary:
     `agreement`: of the labelled rows with a reference, the share whose label it is, by the name of the question;
     `confusion`: the same rows counted by question, reference and label. A single question is `ONE_QUESTION`.
 
-    About this run alone:
-    `images_per_second`: rows answered in this run per second of `wall_seconds`.
+    About all runs of the job, with what a run that was killed did in its last seconds left out:
+    `images_per_second`: rows answered per second of `wall_seconds`, the time that a run was at work.
     `input_tokens` entered the language model (text and kept visual tokens), `output_tokens` were generated.
     `mean_layer_tokens`: visual tokens that a decoder layer sees, mean over layers and rows: the fair cost
     measure of a pruning method. `mean_prefill_rows`: rows per prefill batch. `padding_share`: key positions
@@ -278,13 +278,11 @@ def summarise(
     fetch_seconds: float = 0.0,
     decode_seconds: float = 0.0,
     write_seconds: float = 0.0,
-    answered_before: int = 0,
 ) -> Summary:
     """A job's numbers, from its visible rows (batches of `ANSWER_SCHEMA`, read once) and its engines.
 
-    `stats` is the sum over the engines of this run and `wall_seconds` its duration. The other seconds are
+    `stats` is the sum over all engines and `wall_seconds` the time that they took. The other seconds are
     busy time outside the engines, summed over workers: fetching images, decoding images, writing answers.
-    `answered_before` of the answered rows were there when this run began; they count in no rate.
     """
     tally = _Tally()
     for batch in rows:
@@ -301,7 +299,7 @@ def summarise(
     return Summary(
         **tally.results(),
         wall_seconds=wall_seconds,
-        images_per_second=_ratio(tally.answered - answered_before, wall_seconds) or 0.0,
+        images_per_second=_ratio(tally.answered, wall_seconds) or 0.0,
         input_tokens=stats.prefill_tokens,
         output_tokens=stats.output_tokens,
         input_tokens_per_second=_ratio(stats.prefill_tokens, wall_seconds) or 0.0,

@@ -143,7 +143,7 @@ SUMMARY: Sequence[Metric[Summary]] = (
     Metric("star_batch_output_accuracy_ratio", "Share of references matched; failed is wrong", lambda s: s.accuracy),
     Metric("star_batch_output_agreement_ratio", "Labels that are the reference", lambda s: s.agreement, "question"),
     Metric("star_batch_output_visual_tokens_mean", "Per row: offered, kept", _visual_tokens, "stage"),
-    Metric("star_batch_run_wall_seconds", "Duration of the last run", lambda s: s.wall_seconds),
+    Metric("star_batch_run_wall_seconds", "Time that the job's runs were at work", lambda s: s.wall_seconds),
     Metric("star_batch_run_stage_seconds", "Busy time, all workers together", lambda s: s.stage_seconds, "stage"),
     Metric("star_batch_run_images_per_second", "Rows answered per second", lambda s: s.images_per_second),
     Metric(

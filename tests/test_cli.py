@@ -29,7 +29,7 @@ from star_batch.metrics import ONE_QUESTION, Progress, Summary
 from star_batch.options import Pruning
 from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Epoch
-from star_batch.pipeline.finalise import Expected, RunTotals, finalise
+from star_batch.pipeline.finalise import Expected, finalise
 from star_batch.pipeline.output import begin
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
@@ -598,12 +598,14 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
     """What any reader finds there: every question once, with an answer or with the reason why not."""
     output = folder / "output"
     found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    found = {re.sub(r"(_commits/|_epochs/|answers/|_metrics/sample-)[^.].*(\.\w+)$", r"\1*\2", name) for name in found}
+    numbered = r"(_commits/|_epochs/|_runs/|answers/|_metrics/sample-)[^.].*(\.\w+)$"
+    found = {re.sub(numbered, r"\1*\2", name) for name in found}
     found = {name for name in found if not name.startswith("_lease")}
     assert found == {
         "answers/*.parquet",
         "_commits/*.json",
         "_epochs/*.parquet",
+        "_runs/*.parquet",
         "_metrics/summary.json",
         "_metrics/throughput.parquet",
         "_metrics/metrics.prom",
@@ -655,7 +657,7 @@ def finished(half_done: Epoch, tmp_path: Path) -> Path:
     commit_rows(half_done, to_table([Answer(id="row-0002", text="no")], model="m", fingerprint=FINGERPRINT.digest))
     ids = joined([digest_ids([f"row-000{n}" for n in range(3)])])
     expected = Expected(ids=ids, epoch=half_done.number, fingerprint=FINGERPRINT)
-    finalise(half_done.output, expected, RunTotals(), lambda: None)
+    finalise(half_done.output, expected, lambda: None)
     return tmp_path
 
 

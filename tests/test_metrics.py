@@ -104,12 +104,6 @@ def test_no_rows_at_all() -> None:
     assert (summary.rows, summary.images_per_second, summary.mean_layer_tokens) == (0, 0.0, None)
 
 
-def test_rows_of_an_earlier_run_count_in_the_totals_but_in_no_rate() -> None:
-    rows = batches([answered(str(number)) for number in range(10)])
-    summary = summarise(rows, EngineStats(), wall_seconds=2.0, answered_before=6)
-    assert (summary.answered, summary.images_per_second) == (10, 2.0)
-
-
 def test_methods_with_different_numbers_of_stages_and_rows_without_counts() -> None:
     rows = [answered("a", kept=(40,)), answered("b", kept=(20, 6)), answered("c", kept=None), *FAILED]
     summary = summarise(batches(rows, size=3), EngineStats(), wall_seconds=1.0)

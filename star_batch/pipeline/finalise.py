@@ -7,7 +7,7 @@ anywhere and run again with the same result. Knows no Ray and no engine.
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from star_batch.pipeline.digests import Digests, is_in, is_repeated
 from star_batch.pipeline.epochs import ids_of, look, next_epoch, old_records, open_epoch
 from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.monitor import Totals
+from star_batch.pipeline.history import read_history, without_pauses
 from star_batch.pipeline.output import (
     ANSWERS,
     METRICS,
@@ -37,15 +37,6 @@ from star_batch.pipeline.storage import Location, failing_as
 from star_batch.prometheus import to_text
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report import Report, RowNotes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTotals:
-    """What this run did: how long it took, what its engines counted, and what was there before."""
-
-    answered_before: int = 0
-    totals: Totals = field(default_factory=Totals)
-    wall_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +56,6 @@ WriteResults: TypeAlias = Callable[[Location, Sequence[Commit]], None]
 def finalise(
     output: Location,
     expected: Expected,
-    run: RunTotals,
     confirm: Callable[[], None],
     write_results: WriteResults | None = None,
 ) -> Summary:
@@ -90,18 +80,18 @@ def finalise(
         check_rows(commits, expected.ids)
         output.at(SUCCESS).delete()
         open_epoch(epoch, commits, expected.fingerprint)
+        history = read_history(output, commits)
         summary = summarise(
             notes.noting(_batches(output, commits)),
-            run.totals.stats,
-            wall_seconds=run.wall_seconds,
-            fetch_seconds=run.totals.fetch_seconds,
-            write_seconds=sum(commit.seconds for commit in seen.recent),
-            answered_before=run.answered_before,
+            history.stats,
+            wall_seconds=history.wall_seconds,
+            fetch_seconds=history.fetch_seconds,
+            write_seconds=sum(commit.seconds for commit in commits),
         )
         crash_at("after summary")
         delete_orphans(output, commits, epoch.number)
-        pace = run.totals.to_table()
-        _write_metrics(output, summary, pace)
+        _write_metrics(output, summary, history.throughput)
+        pace = without_pauses(history.throughput)
         report = Report(place=output.shown, state="complete", summary=summary, notes=notes, pace=pace)
         publish(output, report, expected.fingerprint.digest)
         if write_results is not None:
@@ -153,12 +143,12 @@ def _batches(output: Location, commits: Sequence[Commit]) -> Iterator[pa.RecordB
         yield from part.to_batches()
 
 
-def _write_metrics(output: Location, summary: Summary, pace: pa.Table) -> None:
+def _write_metrics(output: Location, summary: Summary, throughput: pa.Table) -> None:
     folder = output.at(METRICS)
     folder.at("summary.json").write_bytes(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False).encode())
     folder.at("metrics.prom").write_bytes(to_text(summary).encode())
     buffer = io.BytesIO()
-    pq.write_table(pace, buffer)
+    pq.write_table(throughput, buffer)
     folder.at("throughput.parquet").write_bytes(buffer.getvalue())
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,8 @@ from star_batch.metrics import EngineStats, Progress, Readings, Snapshot
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
 _SILENCE_SECONDS = 15.0  # several reports
+MAX_INTERVALS = 511
+"""Of one actor; odd."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,15 @@ class Interval:
     start: float
     end: float
     stats: EngineStats
+    fetch_seconds: float
+
+    def joined(self, later: "Interval") -> "Interval":
+        return replace(
+            self,
+            end=later.end,
+            stats=self.stats + later.stats,
+            fetch_seconds=self.fetch_seconds + later.fetch_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +68,17 @@ class Totals:
     fetch_seconds: float = 0.0
     intervals: tuple[Interval, ...] = ()
 
-    def to_table(self) -> pa.Table:
+    def to_table(self, run: int) -> pa.Table:
         """One row per actor and interval: throughput.parquet."""
         rows = [
-            {"actor": interval.actor, "start": interval.start, "end": interval.end, **asdict(interval.stats)}
+            {
+                "run": run,
+                "actor": interval.actor,
+                "start": interval.start,
+                "end": interval.end,
+                "fetch_seconds": interval.fetch_seconds,
+                **asdict(interval.stats),
+            }
             for interval in self.intervals
         ]
         return pa.Table.from_pylist(rows, schema=THROUGHPUT_SCHEMA)
@@ -68,9 +86,11 @@ class Totals:
 
 THROUGHPUT_SCHEMA = pa.schema(
     [
+        ("run", pa.int64()),
         ("actor", pa.string()),
         ("start", pa.float64()),
         ("end", pa.float64()),
+        ("fetch_seconds", pa.float64()),
         *((f.name, pa.float64() if f.type in (float, "float") else pa.int64()) for f in fields(EngineStats)),
     ]
 )
@@ -82,22 +102,41 @@ class Monitor:
     def __init__(self) -> None:
         self._latest: dict[str, Report] = {}
         self._heard: dict[str, float] = {}
-        self._intervals: list[Interval] = []
+        self._intervals: dict[str, list[Interval]] = {}
+        self._shortest: dict[str, float] = {}
 
     def report(self, report: Report) -> None:
         before = self._latest.get(report.actor)
         if before is not None:
-            delta = report.stats - before.stats
-            interval = Interval(actor=report.actor, start=before.time, end=report.time, stats=delta)
-            self._intervals.append(interval)
+            self._add(
+                Interval(
+                    actor=report.actor,
+                    start=before.time,
+                    end=report.time,
+                    stats=report.stats - before.stats,
+                    fetch_seconds=report.fetch_seconds - before.fetch_seconds,
+                )
+            )
         self._latest[report.actor] = report
         self._heard[report.actor] = time.monotonic()
+
+    def _add(self, interval: Interval) -> None:
+        """Kept as it came until there are many of an actor; from then on it has half as many, twice as long."""
+        mine = self._intervals.setdefault(interval.actor, [])
+        shortest = self._shortest.get(interval.actor, 0.0)
+        if mine and mine[-1].end - mine[-1].start < shortest:
+            mine[-1] = mine[-1].joined(interval)
+        else:
+            mine.append(interval)
+        if len(mine) > MAX_INTERVALS:
+            mine[:] = [first.joined(second) for first, second in zip(mine[::2], mine[1::2], strict=True)]
+            self._shortest[interval.actor] = (mine[-1].end - mine[0].start) / len(mine)
 
     def totals(self) -> Totals:
         return Totals(
             stats=sum((report.stats for report in self._latest.values()), EngineStats()),
             fetch_seconds=sum(report.fetch_seconds for report in self._latest.values()),
-            intervals=tuple(self._intervals),
+            intervals=tuple(interval for mine in self._intervals.values() for interval in mine),
         )
 
     def snapshot(self) -> Snapshot:

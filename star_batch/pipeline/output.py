@@ -4,6 +4,7 @@
     _commits/*.json        one marker per part; written once, never changed
     _epochs/*.parquet      which parts counted when a run began or ended: see `epochs`
     _lease.json            who is at work: see `lease`
+    _runs/*.parquet        what each run did: see `history`
     _metrics/              summary.json, throughput.parquet, metrics.prom, sample-*.parquet
     _run.json              configuration, fingerprint, versions, hardware
     _SUCCESS               last; names the epoch that is complete
@@ -26,6 +27,7 @@ ANSWERS = "answers"
 COMMITS = "_commits"
 EPOCHS = "_epochs"
 METRICS = "_metrics"
+RUNS = "_runs"
 RUN = "_run.json"
 SUCCESS = "_SUCCESS"
 _OWN_FILES = (RUN, "report.html")
@@ -82,7 +84,7 @@ def clear(output: Location, before: int) -> None:
     """Delete what this tool wrote before an epoch, and nothing else; what says that answers count goes first."""
     for name in (SUCCESS, *_OWN_FILES):
         output.at(name).delete()
-    for folder in (EPOCHS, COMMITS, METRICS, ANSWERS):
+    for folder in (EPOCHS, COMMITS, RUNS, METRICS, ANSWERS):
         names = output.at(folder).files()
         delete(output.at(folder, name) for name in names if _is_own(name) and not _is_of(name, before))
 

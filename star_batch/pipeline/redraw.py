@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_batch.errors import OutputError
-from star_batch.metrics import EngineStats, Summary, summarise
+from star_batch.metrics import Summary, summarise
 from star_batch.pipeline.audit import status
 from star_batch.pipeline.epochs import Standing, look, newest
 from star_batch.pipeline.finalise import read_summary
+from star_batch.pipeline.history import read_history, without_pauses
 from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA
 from star_batch.pipeline.output import METRICS
 from star_batch.pipeline.parts import read_parts
@@ -46,12 +47,13 @@ def redraw(output: Location) -> bytes:
 
 
 def _count(output: Location, seen: Standing, notes: RowNotes) -> Summary:
+    history = read_history(output, seen.commits)
     return summarise(
         notes.noting(_batches(output, seen)),
-        EngineStats(),
-        wall_seconds=max((commit.at for commit in seen.recent), default=seen.opened) - seen.opened,
-        write_seconds=sum(commit.seconds for commit in seen.recent),
-        answered_before=seen.answered - sum(commit.answered for commit in seen.recent),
+        history.stats,
+        wall_seconds=history.wall_seconds,
+        fetch_seconds=history.fetch_seconds,
+        write_seconds=sum(commit.seconds for commit in seen.commits),
     )
 
 
@@ -62,7 +64,7 @@ def _batches(output: Location, seen: Standing) -> Iterator[pa.RecordBatch]:
 
 def _measured_pace(output: Location) -> pa.Table | None:
     try:
-        return pq.read_table(io.BytesIO(output.at(METRICS, "throughput.parquet").read_bytes()))
+        return without_pauses(pq.read_table(io.BytesIO(output.at(METRICS, "throughput.parquet").read_bytes())))
     except (FileNotFoundError, pa.ArrowException):
         return None
 

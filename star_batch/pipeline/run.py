@@ -4,7 +4,6 @@ import contextlib
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,9 +25,10 @@ from star_batch.pipeline.epochs import (
     with_vanished,
 )
 from star_batch.pipeline.export import Board, endpoint, push
-from star_batch.pipeline.finalise import Expected, RunTotals, WriteResults, finalise, read_summary
+from star_batch.pipeline.finalise import Expected, WriteResults, finalise, read_summary
 from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
+from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.openai_batch import stage, write_results
@@ -184,12 +184,13 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         job.output, epoch.fingerprint, num_samples=job.config.output.samples, num_rows=job.plan.num_rows
     )
     work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
-    last, done, wanted = seen.number, RunTotals(answered_before=seen.answered), job.expected(kept)
+    last, wanted = seen.number, job.expected(kept)
     if work.plan.num_rows:
         _begin(job, epoch, kept, len(wanted))
-        last, done = epoch.number, _execute(job, work, kept, len(wanted))
+        last = epoch.number
+        _execute(job, work, sum(commit.rows for commit in kept), len(wanted))
     expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
-    return finalise(job.output, expected, done, lease.confirm, job.results)
+    return finalise(job.output, expected, lease.confirm, job.results)
 
 
 def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
@@ -215,19 +216,16 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
         logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
 
 
-def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> RunTotals:
-    before = sum(commit.rows for commit in kept)
+def _execute(job: _Job, work: Work, num_before: int, total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
-    job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=before, total=total))
+    job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
     with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
         amend(job.output, {"cluster": shown_resources()})
-        started = time.monotonic()
         monitor = start_monitor()
-        with Reporter(monitor=monitor, on_progress=job.on_progress, before=before, total=total):
+        recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
+        reporter = Reporter(monitor=monitor, on_progress=job.on_progress, before=num_before, total=total)
+        with recorder, reporter:
             answer_all(replace(work, monitor=monitor))
-        seconds = time.monotonic() - started
-        answered = sum(commit.answered for commit in kept)
-        return RunTotals(answered_before=answered, totals=read_totals(monitor), wall_seconds=seconds)
 
 
 def _how_to_go_on(config: JobConfig) -> str:

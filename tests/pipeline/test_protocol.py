@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from star_batch.errors import StarBatchError
 from star_batch.pipeline.digests import digest_ids, is_in, joined
 from star_batch.pipeline.epochs import Epoch, ids_of, look, next_epoch, open_epoch
-from star_batch.pipeline.finalise import Expected, RunTotals, finalise
+from star_batch.pipeline.finalise import Expected, finalise
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
@@ -188,7 +188,7 @@ class Protocol(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         epoch = data.draw(st.sampled_from(self.epochs))
         expected = Expected(ids=ALL, epoch=epoch.number, fingerprint=FINGERPRINT)
-        self.spawn(lambda: finalise(self.output, expected, RunTotals(), lambda: None))
+        self.spawn(lambda: finalise(self.output, expected, lambda: None))
 
     @precondition(lambda self: any(not process.is_over for process in self.processes))
     @rule(data=st.data(), steps=st.integers(1, 12))
@@ -211,7 +211,7 @@ class Protocol(RuleBasedStateMachine):
         for id in left:
             assert commit_rows(epoch, answers(id))
         expected = Expected(ids=ALL, epoch=epoch.number, fingerprint=FINGERPRINT)
-        summary = finalise(self.output, expected, RunTotals(), lambda: None)
+        summary = finalise(self.output, expected, lambda: None)
         assert (summary.rows, summary.answered + summary.failed) == (len(IDS), len(IDS))
         self.epochs.append(epoch)
         self.check_complete()

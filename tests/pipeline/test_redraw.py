@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from star_batch.errors import OutputError
-from star_batch.metrics import EngineStats
 from star_batch.pipeline import publish
 from star_batch.pipeline.digests import digest_ids, joined
-from star_batch.pipeline.finalise import Expected, RunTotals, finalise
-from star_batch.pipeline.monitor import Monitor, Report
+from star_batch.pipeline.finalise import Expected, finalise
+from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.output import begin
 from star_batch.pipeline.redraw import redraw
 from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
+from tests.pipeline.test_history import totals
 from tests.pipeline.test_samples import row
 from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
@@ -33,13 +33,9 @@ def output(tmp_path: Path) -> Location:
 
 
 def finish(output: Location) -> None:
-    commit_rows(opened(output), answers(IDS[3]))
-    monitor = Monitor()
-    for second in (0.0, 2.0):
-        stats = EngineStats(rows_answered=int(second))
-        monitor.report(Report(actor="a", time=second, stats=stats, fetch_seconds=0.0))
-    run = RunTotals(totals=monitor.totals(), wall_seconds=2.0)
-    finalise(output, Expected(ids=joined([digest_ids(IDS)]), epoch=2, fingerprint=FINGERPRINT), run, lambda: None)
+    with Recorder(output=output, run=2, totals=totals):
+        commit_rows(opened(output), answers(IDS[3]))
+    finalise(output, Expected(ids=joined([digest_ids(IDS)]), epoch=2, fingerprint=FINGERPRINT), lambda: None)
 
 
 def test_a_job_that_has_stopped_shows_what_there_is(output: Location) -> None:

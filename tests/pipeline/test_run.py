@@ -113,6 +113,7 @@ def test_what_lies_in_a_finished_output(tmp_path: Path) -> None:
         "_lease.lock",
         "_metrics",
         "_run.json",
+        "_runs",
         "answers",
         "report.html",
     ]
@@ -179,7 +180,11 @@ def test_a_second_run_goes_on_where_the_first_one_failed(tmp_path: Path) -> None
     assert (summary.rows, summary.answered) == (100, 100)
     assert commits.items() <= {p.name: p.read_bytes() for p in (tmp_path / "out" / "_commits").iterdir()}.items()
     throughput = pq.read_table(tmp_path / "out" / "_metrics" / "throughput.parquet")
-    assert sum(throughput["rows_answered"].to_pylist()) == 100 - done
+    assert done <= sum(row["rows_answered"] for row in throughput.to_pylist() if row["run"] == 1) < 100
+    assert sum(row["rows_answered"] for row in throughput.to_pylist() if row["run"] > 1) == 100 - done
+    assert sum(throughput["prefill_rows"].to_pylist()) == summary.mean_prefill_rows * sum(
+        throughput["prefill_batches"].to_pylist()
+    )
     of_both_runs = Location.of(str(tmp_path / "out"))
     sampler = Sampler.of(of_both_runs, "", num_samples=config.output.samples, num_rows=100)
     samples = read_samples(of_both_runs, look(of_both_runs).fingerprint.digest)  # type: ignore[union-attr]

@@ -41,11 +41,11 @@ def summary(**more: Any) -> Summary:
 def pace(num_intervals: int = 5, num_actors: int = 2) -> pa.Table:
     stats = EngineStats(rows_answered=80, decode_rows=300, decode_slots=400, vision_seconds=0.5, prefill_seconds=1.0)
     intervals = [
-        Interval(actor=f"actor-{actor}", start=1000.0 + 2 * n, end=1002.0 + 2 * n, stats=stats)
+        Interval(actor=f"actor-{actor}", start=1000.0 + 2 * n, end=1002.0 + 2 * n, stats=stats, fetch_seconds=0.1)
         for actor in range(num_actors)
         for n in range(num_intervals)
     ]
-    return Totals(intervals=tuple(intervals)).to_table()
+    return Totals(intervals=tuple(intervals)).to_table(run=1)
 
 
 def sample(id: str = "row-1", **more: Any) -> Sample:

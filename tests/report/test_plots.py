@@ -38,9 +38,9 @@ def test_what_is_drawn_of_all_actors_is_what_they_did() -> None:
 
 def test_an_actor_that_came_late_counts_from_then_on() -> None:
     table = pace(num_actors=1)
-    late = table.set_column(1, "start", pc.add(table["start"], 100.0))
-    late = late.set_column(2, "end", pc.add(table["end"], 100.0))
-    late = late.set_column(0, "actor", pa.array(["late"] * table.num_rows))
+    late = table.set_column(2, "start", pc.add(table["start"], 100.0))
+    late = late.set_column(3, "end", pc.add(table["end"], 100.0))
+    late = late.set_column(1, "actor", pa.array(["late"] * table.num_rows))
     times, done = plots._over_time(pa.concat_tables([table, late]), ("rows_answered",))
     assert done["rows_answered"].sum() == pytest.approx(2 * 5 * 80)
     assert done["rows_answered"][np.searchsorted(times, 55.0)] == 0.0
