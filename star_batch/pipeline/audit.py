@@ -19,7 +19,7 @@ from star_batch.errors import OutputError
 from star_batch.pipeline.epochs import Standing, look, with_vanished
 from star_batch.pipeline.finalise import differences
 from star_batch.pipeline.lease import Terms, read_lease
-from star_batch.pipeline.output import ANSWERS, Commit, read_run
+from star_batch.pipeline.output import Commit, read_run, strays
 from star_batch.pipeline.parts import read_part
 from star_batch.pipeline.plan import distinct, plan_input
 from star_batch.pipeline.storage import Location, failing_as
@@ -176,9 +176,5 @@ def _folder_findings(output: Location, seen: Standing) -> Iterator[str]:
     if not seen.is_complete:
         yield "the job is not finished"
         return
-    named = {commit.file for commit in seen.commits}
-    stray = [
-        name for name in output.at(ANSWERS).files() if name.endswith(".parquet") and f"{ANSWERS}/{name}" not in named
-    ]
-    if stray:
-        yield f"{len(stray)} files among the answers do not count ({stray[0]})"
+    if found := strays(output, seen.commits):
+        yield f"{len(found)} files among the answers do not count ({found[0]})"

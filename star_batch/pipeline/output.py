@@ -80,6 +80,13 @@ def check_nothing_foreign(output: Location) -> None:
         raise OutputError(f"{output.at(ANSWERS, foreign[0]).shown} is not a file of this tool: choose another output")
 
 
+def strays(output: Location, commits: Iterable[Commit]) -> list[str]:
+    """Parquet files among the answers that do not count: what a reader that lists the folder must not find."""
+    named = {commit.file for commit in commits}
+    names = output.at(ANSWERS).files()
+    return [name for name in names if name.endswith(".parquet") and f"{ANSWERS}/{name}" not in named]
+
+
 def clear(output: Location, before: int) -> None:
     """Delete what this tool wrote before an epoch, and nothing else; what says that answers count goes first."""
     for name in (SUCCESS, *_OWN_FILES):

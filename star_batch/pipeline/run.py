@@ -32,7 +32,7 @@ from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.openai_batch import stage, write_results
-from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear
+from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear, strays
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
 from star_batch.pipeline.provenance import provenance
@@ -153,7 +153,7 @@ def _finished_before(job: _Job) -> Summary | None:
         return None
     seen = _look(job)
     has_work = job.config.output.retry_failed and seen.failed
-    if not seen.is_complete or has_work or job.left(seen.commits).num_rows:
+    if not seen.is_complete or has_work or job.left(seen.commits).num_rows or strays(job.output, seen.commits):
         return None
     summary = read_summary(job.output)
     if summary is not None:

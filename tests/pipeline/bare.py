@@ -81,5 +81,5 @@ def start(config: JobConfig, log: str, **environment: str) -> Iterator[Any]:
 def finish(config: JobConfig, log: str, **environment: str) -> int:
     """The exit code of a job that is left alone; minus the signal, if one killed it."""
     with start(config, log, **environment) as process:
-        process.join(timeout=60)
+        process.join(timeout=120)
         return int(process.exitcode if process.exitcode is not None else 1000)

@@ -42,6 +42,11 @@ def input_config(path: Path | str | Sequence[Path | str], **more: Any) -> Input:
     return Input.model_validate({"path": paths} | asked | more)
 
 
+def without_remarks(text: str) -> str:
+    """What a process has said, but for the raylet's remarks about a machine that is busy."""
+    return "\n".join(line for line in text.splitlines() if "(raylet)" not in line)
+
+
 def job(source: Path | str, target: Path | str, **sections: Mapping[str, Any]) -> JobConfig:
     """A job whose sections are given as far as they differ from a small default."""
     defaults: dict[str, dict[str, Any]] = {

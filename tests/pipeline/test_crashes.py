@@ -19,6 +19,7 @@ from star_batch.errors import LeaseHeld, LeaseLost
 from star_batch.pipeline.audit import status, verify
 from star_batch.pipeline.epochs import Epoch, look
 from star_batch.pipeline.faults import POINTS, VARIABLE, Point
+from star_batch.pipeline.parts import prepare_part, to_parquet
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from tests.pipeline import bare
@@ -133,7 +134,7 @@ def test_a_job_that_is_killed_again_and_again(local: Bench, seed: int) -> None:
 
 
 def wait_for_commit(bench: Bench) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not look(bench.output).recent:
         time.sleep(0.05)
 
@@ -214,6 +215,20 @@ def test_workers_of_a_dead_run_write_in_vain(bench: Bench) -> None:
     assert bench.run() == 0
     with pytest.raises(LeaseLost):
         commit_rows(epoch, answers_in(epoch, "row-0000", "foreign"))
+    bench.check()
+
+
+def test_a_part_that_a_dead_runs_worker_writes_after_the_end_is_named_and_removed(bench: Bench) -> None:
+    """It slept between its look at the epoch and its write, and was killed before it could take the part back."""
+    assert bench.run(crash="after marker", number=2) == KILLED
+    epoch = epoch_of(bench.output)
+    assert bench.run() == 0
+    late = answers_in(epoch, "row-0000", "row-0001")
+    part = prepare_part(epoch, late).file
+    bench.output.at(part).write_bytes(to_parquet(late))
+    [finding] = verify(bench.output, bench.config.input).findings
+    assert finding == f"1 files among the answers do not count ({part.removeprefix('answers/')})"
+    assert bench.run() == 0
     bench.check()
 
 

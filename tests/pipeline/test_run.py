@@ -21,7 +21,7 @@ from star_batch.pipeline.samples import Sampler, read_samples
 from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA
 from tests.pipeline.fakes import DIE, EXPLODE, FAKE
-from tests.pipeline.samples import job, png, rows, write
+from tests.pipeline.samples import job, png, rows, without_remarks, write
 
 SCHEMA = pa.schema(
     [
@@ -350,6 +350,4 @@ def test_what_cannot_work_stops_before_ray(
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> str:
-    """What reached the terminal, but for the raylet's remarks about a machine that is busy."""
-    lines = "".join(capfd.readouterr()).splitlines()
-    return "\n".join(line for line in lines if "(raylet)" not in line)
+    return without_remarks("".join(capfd.readouterr()))
