@@ -119,7 +119,7 @@ def test_the_readme_has_the_same_exit_codes() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     listed = text.partition("**Exit codes:**")[2].partition("\n\n")[0]
     codes = [int(code) for code in re.findall(r"(?:^|, |,\n)\s*(\d+) ", listed)]
-    assert codes == [0, 1, *sorted(kind.exit_code for kind in cli.EXIT_CODES)]
+    assert codes == [0, 1, *sorted(kind.exit_code for kind in EXIT_CODES)]
 
 
 def test_every_flag_of_the_configuration_is_an_option() -> None:

@@ -153,8 +153,11 @@ def _finished_before(job: _Job) -> Summary | None:
         return None
     seen = _look(job)
     has_work = job.config.output.retry_failed and seen.failed
-    if not seen.is_complete or has_work or job.left(seen.commits).num_rows or strays(job.output, seen.commits):
+    if not seen.is_complete or has_work or job.left(seen.commits).num_rows:
         return None
+    with failing_as(OutputError, "read the output", job.output):
+        if strays(job.output, seen.commits):
+            return None
     summary = read_summary(job.output)
     if summary is not None:
         logger.info("%s is complete: %d rows", job.output.shown, summary.rows)
