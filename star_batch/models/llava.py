@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 from star_batch.errors import ModelError
 from star_batch.models.base import ImageFeatures, Rotary
 from star_batch.models.checkpoint import Checkpoint, first_line, quiet_loading
+from star_batch.models.packing import pack_linears
 from star_batch.models.preprocessor import Normalisation
 from star_batch.models.vision import ATTENTION, VisionEncoder
 
@@ -43,6 +44,7 @@ class Llava:
         self.context_length = context_length(text)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
+        pack_linears(model)
 
     @staticmethod
     def check(config: PreTrainedConfig) -> None:
