@@ -83,7 +83,7 @@ class Input(_Section):
     `kind`: with `images` the path is a folder of image files, and an image's id is its path below that; with `openai`
     it is a file of OpenAI's Batch requests in JSONL, which say for themselves what is asked.
     `id_column`: None derives a stable id from the file's name and the row's place in it.
-    `image_column` holds encoded bytes, or a path or URI.
+    `image_column` holds encoded bytes, or a path or URI, or a list of these: several images of one question.
     `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below the
     input's own folder are always open to them; what is local never to rows from elsewhere, unless it is named here.
     `fetch`: which images may come from the web.

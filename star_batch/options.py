@@ -64,6 +64,9 @@ class Pruning:
     `None` keeps everything. Each method turns it into a schedule of its own; the other fields
     override parts of that schedule, and are refused for methods that have no such part.
 
+    With `keep_mass` instead of `keep` the number follows the image: the fewest tokens whose received attention
+    adds up to that share, at least `keep_least` and at most `keep_most` (numbers or shares).
+
     Raises:
         ConfigError: a value is out of range, or the method has no use for a field that is set.
     """
@@ -72,6 +75,9 @@ class Pruning:
 
     method: Method = "none"
     keep: int | float | None = None
+    keep_mass: float | None = None
+    keep_least: int | float | None = None
+    keep_most: int | float | None = None
     early_keep: int | float | None = None
     late_keep: int | float | None = None
     late_layer: int | None = None
@@ -84,19 +90,38 @@ class Pruning:
         _one_of("method", self.method, get_args(Method))
         _one_of("early_scores", self.early_scores, get_args(EarlyScores))
         _one_of("positions", self.positions, get_args(Positions))
-        for name in ("keep", "early_keep", "late_keep"):
+        for name in ("keep", "keep_least", "keep_most", "early_keep", "late_keep"):
             _check_amount(name, getattr(self, name))
         ratio = self.important_ratio
         _require(_is_number(ratio) and 0.0 <= ratio <= 1.0, f"important_ratio={ratio!r}: give a share from 0.0 to 1.0")
         layer = self.late_layer
         _require(layer is None or is_count(layer), f"late_layer={layer!r}: give a layer number of 1 or more")
         _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        self._check_mass()
         self._check_fields_fit_method()
+
+    def _check_mass(self) -> None:
+        mass, least, most = self.keep_mass, self.keep_least, self.keep_most
+        if mass is None:
+            _require(
+                least is None and most is None, "keep_least and keep_most bound keep_mass: give it, or leave them out"
+            )
+            return
+        _require(_is_number(mass) and 0.0 < mass <= 1.0, f"keep_mass={mass!r}: give a share above 0.0 up to 1.0")
+        _require(
+            self.early_keep is None and self.late_keep is None,
+            "keep_mass sets both stages: leave out early_keep and late_keep",
+        )
+        if least is not None and type(least) is type(most):
+            _require(least <= most, f"keep_least={least} is above keep_most={most}")
 
     def _check_fields_fit_method(self) -> None:
         if self.method == "none":
             message = f"method='none' keeps every token: leave out keep={self.keep!r}, or choose a method"
             _require(self.keep is None, message)
+            _require(self.keep_mass is None, "method='none' keeps every token: leave out keep_mass, or choose a method")
+        elif self.keep_mass is not None:
+            _require(self.keep is None, "give keep or keep_mass, not both")
         elif self.method != "star" or self.early_keep is None or self.late_keep is None:
             _require(self.keep is not None, f"method={self.method!r} needs keep: a number of tokens or a share")
         else:

@@ -12,27 +12,37 @@ from PIL import Image
 
 from star_batch.errors import RecordError
 
-Pixels: TypeAlias = NDArray[np.uint8]
-"""`[height, width, 3]` uint8, already resized for the checkpoint by its preprocessor."""
 
-ImageSource: TypeAlias = bytes | str | PathLike[str] | Image.Image | Pixels
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image as a checkpoint's preprocessor left it: what travels from the CPU to the engine.
+
+    `views [V, height, width, 3]` uint8: the image resized, or for some checkpoints an overview and tiles.
+    `size`: (height, width) of the image that they were made of.
+    """
+
+    views: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+ImageSource: TypeAlias = bytes | str | PathLike[str] | Image.Image | Picture
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One question about one image.
+    """One question about one image, or about several.
 
-    `image` is encoded bytes, a path, a PIL image, or pixels that a preprocessor has resized.
+    `image` is encoded bytes, a path, a PIL image, or a picture that a preprocessor has made; or a list of these.
     `prompt` is the user's words, rendered with the checkpoint's chat template; with `raw` it is the
-    whole text, with the checkpoint's image token where the image goes.
+    whole text, with the checkpoint's image token where each image goes.
     `max_new_tokens`, `temperature`, `top_p` and `seed` override the job's, `stop` adds to it; no stop token is taken
     before `min_new_tokens`.
     With `choices` the answer is always one of them; with `with_kept` it says which visual tokens were kept.
     """
 
     id: str
-    image: ImageSource | None
+    image: ImageSource | Sequence[ImageSource] | None
     prompt: str | None
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
@@ -43,6 +53,11 @@ class Record:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+
+    @property
+    def images(self) -> tuple[ImageSource | None, ...]:
+        """Its images in order, one or more."""
+        return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +79,7 @@ class Answer:
     """What became of one record: a text, or an error with its kind.
 
     `num_visual` visual tokens were offered and `num_kept` kept, one number per layer group;
-    `kept` holds their indices, rising, if the record asked for them.
+    `kept` holds their indices, rising through all images, if the record asked for them.
     `num_prompt` counts the text tokens of the prompt, `num_output` the tokens generated.
     `label` is the choice taken, the likeliest; `label_probabilities` of all choices add up to one, `label_margin` is
     how far the choice taken is above the next. How they are counted: `engine/choices.py`.

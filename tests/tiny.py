@@ -1,5 +1,6 @@
 """Tiny random LLaVA checkpoints in transformers format: the fake that the engine's tests stand on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,18 +56,22 @@ def _config(tower: str, decoder: str, layers: int) -> LlavaConfig:
     )
 
 
-def _processor(tower: str, template: bool) -> LlavaProcessor:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A word is a token; `more` are special ones after the others."""
+    words = [*WORDS, *more]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, extra_special_tokens={"image_token": "<image>"}, **special
-    )
+    extra = {"image_token": "<image>"} | {f"token_{i}": word for i, word in enumerate(more)}
+    return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=extra, **special)
+
+
+def _processor(tower: str, template: bool) -> LlavaProcessor:
     size = {"height": SIDE, "width": SIDE}
     clip = CLIPImageProcessorPil(size=size, crop_size=size)
     return LlavaProcessor(
         image_processor=clip if tower == "clip" else SiglipImageProcessorPil(size=size),
-        tokenizer=fast,
+        tokenizer=tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default" if tower == "clip" else "full",
         num_additional_image_tokens=int(tower == "clip"),

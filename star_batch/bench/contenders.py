@@ -17,6 +17,7 @@ from torch import Tensor
 
 from star_batch.bench.rates import synchronise
 from star_batch.bench.subject import Subject
+from star_batch.bench.workload import picture_of
 from star_batch.engine import Engine
 from star_batch.errors import StarBatchError
 from star_batch.metrics import EngineStats
@@ -144,13 +145,13 @@ class Generate:
         return int(self.subject.preprocessor.tokenizer.pad_token_id or 0)
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
-        image = self.subject.config.image_token_id
-        return [*prompt.before, *[image] * self.subject.num_visual, *prompt.after]
+        before, after = prompt.texts
+        return [*before, *[self.subject.config.image_token_id] * self.subject.num_visual, *after]
 
     def _pixels(self, records: Sequence[Record]) -> Tensor:
         """Normalised on the device, as our engine does it."""
         normalisation, device = self.subject.preprocessor.normalisation, self.subject.device
-        pixels = torch.from_numpy(np.stack([np.asarray(record.image) for record in records])).to(device)
+        pixels = torch.from_numpy(np.concatenate([picture_of(record).views for record in records])).to(device)
         mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (normalisation.mean, normalisation.std))
         scaled = (pixels.permute(0, 3, 1, 2).float() * normalisation.scale - mean) / std
         return scaled.to(self.subject.dtype)

@@ -187,7 +187,7 @@ def _row(bench: _Bench, contender: Generate | Ours, tokens: int, rates: Rates) -
     passes = sorted(measured.passes[tokens], key=lambda done: done.seconds)
     speeds = [len(bench.workload.records) / done.seconds for done in passes]
     middle, job = passes[len(passes) // 2], _job(bench, contender, tokens)
-    cost = Cost.of(bench.subject.config)
+    cost = Cost.of(bench.subject.config, bench.subject.num_visual)
     limit = 1 / seconds_per_image(cost, job, rates)
     accuracy = bench.workload.accuracy(measured.texts) if measured.texts is not None else None
     return Row(

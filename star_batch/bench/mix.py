@@ -164,8 +164,7 @@ def _arrived(arrivals: list[sequence.Sequence], scheduler: Scheduler, look_ahead
 def _sequence(length: Length) -> sequence.Sequence:
     return sequence.Sequence(
         id="",
-        prompt=Prompt((0,) * length.prompt, ()),
-        pixels=None,
+        prompt=Prompt(((0,) * length.prompt, ())),
         num_visual=length.visual,
         counts=(length.visual,),
         limits=Limits(max_new_tokens=length.answer),

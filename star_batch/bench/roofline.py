@@ -15,14 +15,19 @@ from star_batch.bench.rates import Rates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Sizes of a LLaVA, and what follows from them. Bytes are per `itemsize` of a number."""
+    """Sizes of a model, and what follows from them. Bytes are per `itemsize` of a number.
 
+    `views` of an image go through the tower, each with `vision_tokens`; a token that is kept enters the projector
+    as `projector_width` numbers. `vision_mlp` is that of a tower with two matrices to its MLP.
+    """
+
+    views: int
     vision_layers: int
     vision_tokens: int
     vision_width: int
     vision_mlp: int
     patch_values: int
-    num_visual: int
+    projector_width: int
     layers: int
     width: int
     query_width: int
@@ -31,18 +36,14 @@ class Cost:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: Any) -> "Cost":
+    def of(cls, config: Any, num_visual: int, views: int = 1) -> "Cost":
         """From the library's configuration; of the tower the layers that the features need."""
-        vision, text = config.vision_config, config.text_config
-        side = vision.image_size // vision.patch_size
+        text = config.text_config
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        has_merger = hasattr(config.vision_config, "spatial_merge_size")
         return cls(
-            vision_layers=config.vision_feature_layer % (vision.num_hidden_layers + 1),
-            vision_tokens=side**2 + (config.vision_feature_select_strategy == "default"),
-            vision_width=vision.hidden_size,
-            vision_mlp=vision.intermediate_size,
-            patch_values=3 * vision.patch_size**2,
-            num_visual=side**2,
+            **(_merging_tower(config.vision_config, num_visual) if has_merger else _square_tower(config)),
+            views=views,
             layers=text.num_hidden_layers,
             width=text.hidden_size,
             query_width=text.num_attention_heads * head_dim,
@@ -50,6 +51,10 @@ class Cost:
             mlp=text.intermediate_size,
             vocabulary=text.vocab_size,
         )
+
+    @property
+    def projector_parameters(self) -> int:
+        return self.projector_width * self.width + self.width**2
 
     @property
     def layer_parameters(self) -> int:
@@ -71,10 +76,10 @@ class Cost:
         tokens, width = self.vision_tokens, self.vision_width
         products = tokens * 2 * (4 * width**2 + 2 * width * self.vision_mlp)
         layer = products + 4 * tokens**2 * width
-        return 2 * self.num_visual * self.patch_values * width + self.vision_layers * layer
+        return self.views * (2 * tokens * self.patch_values * width + self.vision_layers * layer)
 
     def projector_flops(self, num_tokens: int) -> float:
-        return 2 * (self.vision_width * self.width + self.width**2) * num_tokens
+        return 2 * self.projector_parameters * num_tokens
 
     def prefill_flops(self, tokens_per_layer: Sequence[int]) -> float:
         """Of the prompt, and the head for its last token."""
@@ -84,6 +89,35 @@ class Cost:
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """In all layers together."""
         return self.layers * 2 * self.kv_width * itemsize
+
+
+def _square_tower(config: Any) -> dict[str, int]:
+    """CLIP or SigLIP, as far as LLaVA's feature layer."""
+    vision = config.vision_config
+    return {
+        "vision_layers": config.vision_feature_layer % (vision.num_hidden_layers + 1),
+        "vision_tokens": (vision.image_size // vision.patch_size) ** 2
+        + (config.vision_feature_select_strategy == "default"),
+        "vision_width": vision.hidden_size,
+        "vision_mlp": vision.intermediate_size,
+        "patch_values": 3 * vision.patch_size**2,
+        "projector_width": vision.hidden_size,
+    }
+
+
+def _merging_tower(vision: Any, num_visual: int) -> dict[str, int]:
+    """Qwen's, where several patches make a token; windows are counted as if they were the whole image."""
+    merged = vision.spatial_merge_size**2
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    is_gated = hasattr(vision, "intermediate_size")  # three matrices instead of two
+    return {
+        "vision_layers": vision.depth,
+        "vision_tokens": num_visual * merged,
+        "vision_width": width,
+        "vision_mlp": vision.intermediate_size * 3 // 2 if is_gated else int(width * vision.mlp_ratio),
+        "patch_values": 3 * vision.temporal_patch_size * vision.patch_size**2,
+        "projector_width": merged * width,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from star_batch.models import (
     family_of,
 )
 from star_batch.models.checkpoint import first_line, quiet_loading
-from star_batch.models.vision import ATTENTION as VISION_ATTENTION
+from star_batch.models.llava import Llava
 from star_batch.options import Dtype
 
 _SENTENCE = """
@@ -80,7 +80,7 @@ class Subject:
         family = family_of(Checkpoint(name=self.name), self.config)
         shared = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
         twin = copy.deepcopy(self.model, shared)
-        twin.set_attn_implementation({"text_config": ATTENTION, "vision_config": VISION_ATTENTION})
+        twin.set_attn_implementation(family.attentions(ATTENTION))
         return family(twin, self.preprocessor.normalisation)
 
 
@@ -99,6 +99,8 @@ def make_subject(*, model: str | None, shape: str | None, dtype: Dtype, device: 
 def _from_checkpoint(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> Subject:
     config = checkpoint.config()
     family = family_of(checkpoint, config)
+    if family is not Llava:
+        raise ModelError(f"{checkpoint.name}: is measured against generate for LLaVA-1.5 only")
     preprocessor = Preprocessor.from_checkpoint(checkpoint)
     try:
         with quiet_loading():
@@ -190,7 +192,7 @@ def shape_preprocessor(shape: Shape) -> Preprocessor:
         num_additional_image_tokens=1,
         chat_template=_TEMPLATE,
     )
-    return Preprocessor(processor, images)
+    return Preprocessor.of_processor(processor, images)
 
 
 def _tokenizer(size: int) -> PreTrainedTokenizerFast:

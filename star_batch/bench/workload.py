@@ -19,12 +19,12 @@ from star_batch.bench.subject import WORDS
 from star_batch.demo.compare import held_out
 from star_batch.errors import InputError, RecordError
 from star_batch.models import Preprocessor
-from star_batch.records import Record, matches
+from star_batch.records import Picture, Record, matches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Records whose images are pixels; `references` are the right answers, None where nobody knows them."""
+    """Records whose images are pictures; `references` are the right answers, None where nobody knows them."""
 
     records: tuple[Record, ...]
     references: tuple[str, ...] | None = None
@@ -55,7 +55,14 @@ def _random_records(options: BenchOptions, preprocessor: Preprocessor) -> Iterat
     least, most = options.prompt_words
     for number in range(options.requests):
         prompt = " ".join(random.choice(WORDS, random.integers(least, most, endpoint=True)))
-        yield Record(f"r{number}", random.integers(0, 256, preprocessor.shape, dtype=np.uint8), prompt)
+        views = random.integers(0, 256, preprocessor.typical.views.shape, dtype=np.uint8)
+        yield Record(f"r{number}", Picture(views, preprocessor.typical.size), prompt)
+
+
+def picture_of(record: Record) -> Picture:
+    """The one picture of a workload's record."""
+    assert isinstance(record.image, Picture)
+    return record.image
 
 
 def _from_rows(rows: list[tuple[bytes, str, str | None]], preprocessor: Preprocessor) -> Workload:
@@ -66,7 +73,7 @@ def _from_rows(rows: list[tuple[bytes, str, str | None]], preprocessor: Preproce
 
 def _record(id: str, image: bytes, prompt: str, preprocessor: Preprocessor) -> Record:
     try:
-        return Record(id, preprocessor.pixels(images.decode(image)), prompt)
+        return Record(id, preprocessor.picture(images.decode(image)), prompt)
     except RecordError as error:
         raise InputError(f"row {id[1:]}: {error}; a bench needs rows without fault") from None
 

@@ -43,37 +43,29 @@ def _packed_attention(
 AttentionInterface.register(ATTENTION, _packed_attention)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """Where one packed sequence lies: `before | visual | after`, from `start` on."""
+    """Where one packed sequence lies, from `start` on.
+
+    `visual` places of its visual tokens, counted from its start, on the host; `after` text tokens follow the last of
+    its images.
+    """
 
     start: int
-    before: int
-    visual: int
+    length: int
+    visual: Tensor
     after: int
-
-    @property
-    def length(self) -> int:
-        return self.before + self.visual + self.after
 
     @property
     def end(self) -> int:
         return self.start + self.length
-
-    @property
-    def visual_start(self) -> int:
-        return self.start + self.before
-
-    @property
-    def visual_end(self) -> int:
-        return self.visual_start + self.visual
 
 
 class PackedPrefill:
     """Causal attention within each of several packed sequences; keys and values go to the cache.
 
     If `score_layer` is set, `scores` holds for that layer and each sequence the attention of the text
-    rows after the image on the visual columns, `[H, T, N]` in float32, softmaxed over all keys that a
+    rows after the last image on the visual columns, `[H, T, N]` in float32, softmaxed over all keys that a
     row sees. Without text after the image the row of the last token stands for it.
     """
 
@@ -99,7 +91,7 @@ def _text_to_visual(span: Span, query: Tensor, key: Tensor, scaling: float) -> T
     first = span.length - num_rows
     future = torch.ones_like(logits[0], dtype=torch.bool).triu(diagonal=first + 1)
     attention: Tensor = logits.masked_fill(future, -torch.inf).softmax(dim=-1)
-    return attention[..., span.before : span.before + span.visual]
+    return attention[..., span.visual.to(attention.device)]
 
 
 class GatheredDecode:

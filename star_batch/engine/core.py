@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from itertools import islice
 from weakref import WeakValueDictionary
 
 import torch
@@ -11,7 +12,7 @@ from star_batch.engine.finish import Decode, extend
 from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
 from star_batch.engine.scheduler import Scheduler
-from star_batch.engine.sequence import EncodedImage, Sequence
+from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
 from star_batch.errors import RowTooLarge
 from star_batch.metrics import EngineStats, Phase, Readings
 
@@ -70,32 +71,43 @@ class Core:
     def _encode_ahead(self) -> None:
         """Keep a full set of rows waiting, so that there are like lengths to choose from."""
         while self._unseen and len(self._scheduler.waiting) < self._scheduler.budget.max_rows:
-            fresh = self._take_unseen()
+            rows, fresh = self._take_unseen()
             start = time.perf_counter()
-            images = self._runner.encode([rows[0] for rows in fresh]) if fresh else []
+            encoded = self._encode(list(fresh.values()))
             seconds = time.perf_counter() - start
-            for rows, image in zip(fresh, images, strict=True):
-                self._images[rows[0].image_key] = image
-                for sequence in rows:
+            for sequence in rows:
+                if any(image.key in encoded for image in sequence.images):
                     sequence.clock.vision = seconds
-                    self._add_encoded(sequence, image)
+                self._add_encoded(sequence)
 
-    def _take_unseen(self) -> list[list[Sequence]]:
-        """Rows of as many new images as one encoder call takes; rows of known images need none."""
-        fresh: dict[bytes, list[Sequence]] = {}
-        for _ in range(self._scheduler.budget.max_rows):
-            is_full = len(fresh) == self._runner.vision_batch
-            if not self._unseen or (is_full and self._unseen[0].image_key not in fresh):
+    def _take_unseen(self) -> tuple[list[Sequence], dict[bytes, SequenceImage]]:
+        """The next rows, and their new images by key: as many as one encoder call takes, or those of one row."""
+        rows: list[Sequence] = []
+        fresh: dict[bytes, SequenceImage] = {}
+        for sequence in islice(self._unseen, self._scheduler.budget.max_rows):
+            new = {image.key: image for image in sequence.images if image.key not in self._images}
+            if fresh and len(fresh | new) > self._runner.vision_batch:
                 break
-            sequence = self._unseen.popleft()
-            if (image := self._images.get(sequence.image_key)) is not None:
-                self._add_encoded(sequence, image)
-            else:
-                fresh.setdefault(sequence.image_key, []).append(sequence)
-        return list(fresh.values())
+            fresh |= {key: image for key, image in new.items() if key not in fresh}
+            rows.append(sequence)
+        for _ in rows:
+            self._unseen.popleft()
+        return rows, fresh
 
-    def _add_encoded(self, sequence: Sequence, image: EncodedImage) -> None:
-        sequence.image, sequence.pixels = image, None
+    def _encode(self, fresh: list[SequenceImage]) -> dict[bytes, EncodedImage]:
+        """Encoded images by key; they are held here until the rows hold them."""
+        encoded: dict[bytes, EncodedImage] = {}
+        for first in range(0, len(fresh), self._runner.vision_batch):
+            part = fresh[first : first + self._runner.vision_batch]
+            encoded |= zip((image.key for image in part), self._runner.encode(part), strict=True)
+        self._images.update(encoded)
+        return encoded
+
+    def _add_encoded(self, sequence: Sequence) -> None:
+        for image in sequence.images:
+            image.encoded, image.picture = self._images[image.key], None
+        per_image = [image.survivors.counts for image in sequence.images]
+        sequence.counts = tuple(map(sum, zip(*per_image, strict=True)))
         self._scheduler.add(sequence)
 
     def _run(self, phase: Phase, sequences: list[Sequence]) -> int:
@@ -121,7 +133,8 @@ class Core:
     def _extend(self, sequences: list[Sequence], logits: Tensor) -> None:
         tokens = next_tokens(logits, sequences, self._stop_ids)
         for sequence, token in zip(sequences, tokens, strict=True):
-            sequence.image = None
+            for image in sequence.images:
+                image.encoded = None
             extend(sequence, token, stop_ids=self._stop_ids, decode=self._decode)
 
     def _finish(self, sequences: list[Sequence]) -> list[Sequence]:

@@ -102,7 +102,7 @@ class Engine:
         config = checkpoint.config()
         family = family_of(checkpoint, config)
         layers, num_visual = config.text_config.num_hidden_layers, family.num_visual_of(config)
-        plan = make_plan(pruning or Pruning(), layers, num_visual)
+        plan = make_plan(pruning or Pruning(), layers, num_visual, family.num_axes)
         target = choose_device(device)
         preprocessor = Preprocessor.from_checkpoint(checkpoint)
         loaded = family.load(
@@ -211,7 +211,7 @@ def _memory(
     model: VisionLanguageModel, plan: PruningPlan, preprocessor: Preprocessor, options: EngineOptions
 ) -> tuple[Budget, kv_cache.KVCache]:
     """The KV cache that the memory allows, and the budget that goes with it."""
-    num_visual = model.num_visual(preprocessor.shape)
+    num_visual = model.layout(preprocessor.typical).num_visual
     num_pages = kv_cache.num_pages(
         model,
         plan.layer_groups,

@@ -1,4 +1,4 @@
-"""From a record to a sequence that is ready to run: image as pixels, prompt as ids, lengths known. Runs no model."""
+"""From a record to a sequence that is ready to run: images as pictures, prompt as ids, lengths known. Runs no model."""
 
 import threading
 import time
@@ -11,10 +11,10 @@ import numpy as np
 from star_batch import images
 from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.scheduler import Budget
-from star_batch.engine.sequence import Limits, Sequence, digest
+from star_batch.engine.sequence import Limits, Sequence, SequenceImage, digest, seed_of
 from star_batch.errors import (
     ConfigError,
-    ImageUnreadable,
+    ImageMissing,
     PromptInvalid,
     PromptTooLong,
     RecordError,
@@ -25,7 +25,7 @@ from star_batch.metrics import EngineStats
 from star_batch.models import Preprocessor, Prompt, VisionLanguageModel
 from star_batch.options import Decoding, is_count
 from star_batch.pruning import PruningPlan
-from star_batch.records import Pixels, Record
+from star_batch.records import ImageSource, Picture, Record
 
 _CHARACTERS_PER_TOKEN = 200  # more than any tokenizer packs into one
 
@@ -71,17 +71,17 @@ class Intake:
         check_record(record)
         limits = _limits(record, decoding)
         prompt = self._prompt(record)
-        pixels = self._pixels(record)
-        num_visual = self._model.num_visual(pixels.shape)
+        pictures = [self._picture(source) for source in record.images]
+        images = tuple(self._image(record, index, picture) for index, picture in enumerate(pictures))
+        per_image = [self._plan.counts(image.layout.num_visual) for image in images]
         sequence = Sequence(
             id=record.id,
             prompt=prompt,
-            pixels=pixels,
-            num_visual=num_visual,
-            counts=self._plan.counts(num_visual),
+            num_visual=sum(image.layout.num_visual for image in images),
+            counts=tuple(map(sum, zip(*per_image, strict=True))),
             limits=limits,
             kept=[] if record.with_kept else None,
-            image_key=digest(pixels.data) + (record.id.encode() if self._plan.is_per_record else b""),
+            images=images,
         )
         if record.choices is not None:
             self._restrict(sequence, record.choices)
@@ -92,18 +92,26 @@ class Intake:
         longest = _CHARACTERS_PER_TOKEN * self._model.context_length
         if record.prompt is not None and len(record.prompt) > longest:  # before minutes are spent on tokenizing it
             raise PromptTooLong(f"the prompt has {len(record.prompt)} characters; the model's context is far smaller")
-        return self._preprocessor.prompt(record.prompt, raw=record.raw)
+        return self._preprocessor.prompt(record.prompt, num_images=len(record.images), raw=record.raw)
 
-    def _pixels(self, record: Record) -> Pixels:
-        if not isinstance(record.image, np.ndarray):
-            start = time.perf_counter()
-            pixels = self._preprocessor.pixels(images.decode(record.image))
-            self._count(EngineStats(decode_image_seconds=time.perf_counter() - start))
-            return pixels
-        if record.image.shape != self._preprocessor.shape or record.image.dtype != np.uint8:
-            expected = f"uint8 of shape {self._preprocessor.shape}"
-            raise ImageUnreadable(f"pixels of shape {record.image.shape}, {record.image.dtype}: expected {expected}")
-        return np.ascontiguousarray(record.image)
+    def _picture(self, source: ImageSource | None) -> Picture:
+        if isinstance(source, Picture):
+            return source
+        start = time.perf_counter()
+        picture = self._preprocessor.picture(images.decode(source))
+        self._count(EngineStats(decode_image_seconds=time.perf_counter() - start))
+        return picture
+
+    def _image(self, record: Record, index: int, picture: Picture) -> SequenceImage:
+        layout = self._model.layout(picture)
+        views = np.ascontiguousarray(picture.views)
+        of_whom = f"{record.id}#{index}" if self._plan.is_per_record else ""
+        return SequenceImage(
+            key=digest(views.data) + digest(f"{views.shape}{picture.size}{of_whom}".encode()),
+            seed=seed_of(record.id) + index,
+            layout=layout,
+            picture=replace(picture, views=views),
+        )
 
     def _restrict(self, sequence: Sequence, choices: tuple[str, ...]) -> None:
         token_ids = {choice: self._preprocessor.answer_ids(choice) for choice in choices}
@@ -129,10 +137,12 @@ def check_record(record: Record) -> None:
     """Types and encodings that a table or a caller may get wrong; later stages rely on them.
 
     Raises:
-        ValueInvalid, PromptInvalid: a value is not what `Record` says.
+        ImageMissing, ValueInvalid, PromptInvalid: a value is not what `Record` says.
     """
     if not _is_text(record.id):
         raise ValueInvalid(f"id={record.id!r}: give text")
+    if not record.images:
+        raise ImageMissing("no image")
     if record.prompt is not None and not _is_text(record.prompt):
         raise PromptInvalid(f"the prompt is {type(record.prompt).__name__} or not valid Unicode; give text")
     for name in ("choices", "stop"):

@@ -4,6 +4,7 @@ Built on CPU from plain numbers, then moved to the device in one piece.
 """
 
 from collections.abc import Sequence as Seq
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -12,46 +13,62 @@ from star_batch.engine.attention import Span
 from star_batch.engine.sequence import Sequence
 
 
-def spans_of(sequences: Seq[Sequence], group: int) -> list[Span]:
-    """Packed spans of the sequences as layer group `group` sees them."""
+def spans_of(sequences: Seq[Sequence]) -> list[Span]:
+    """Packed spans of the sequences as they enter the decoder."""
     spans, start = [], 0
     for sequence in sequences:
-        span = Span(start, len(sequence.prompt.before), sequence.counts[group], len(sequence.prompt.after))
+        span = _span(start, sequence)
         spans.append(span)
         start = span.end
     return spans
 
 
+def _span(start: int, sequence: Sequence) -> Span:
+    visual, length = [], 0
+    for text, image in zip_longest(sequence.prompt.texts, sequence.images):
+        length += len(text)
+        if image is not None:
+            visual.append(torch.arange(length, length + len(image.survivors.kept)))
+            length += len(image.survivors.kept)
+    return Span(start, length, torch.cat(visual), len(sequence.prompt.texts[-1]))
+
+
 def visual_index(spans: Seq[Span]) -> Tensor:
-    """Places `[sum of visual]` of the visual tokens."""
-    return torch.cat([torch.arange(span.visual_start, span.visual_end) for span in spans])
+    """Packed places `[sum of visual]` of the visual tokens."""
+    return torch.cat([span.start + span.visual for span in spans])
 
 
-def kept_index(spans: Seq[Span], kept: Seq[Tensor]) -> Tensor:
-    """Places of all text tokens and of each sequence's `kept` visual tokens, in order."""
-    parts = []
-    for span, places in zip(spans, kept, strict=True):
-        parts += [
-            torch.arange(span.start, span.visual_start),
-            span.visual_start + places,
-            torch.arange(span.visual_end, span.end),
-        ]
-    return torch.cat(parts)
+def cut(spans: Seq[Span], kept: Seq[Tensor]) -> tuple[Tensor, list[Span]]:
+    """Packed places of all text tokens and of each sequence's `kept` visual tokens, and where they lie then."""
+    places, shorter, start = [], [], 0
+    for span, chosen in zip(spans, kept, strict=True):
+        stays = torch.ones(span.length, dtype=torch.bool)
+        stays[span.visual] = False
+        stays[span.visual[chosen]] = True
+        places.append(span.start + stays.nonzero().squeeze(1))
+        visual = stays.cumsum(0)[span.visual[chosen]] - 1
+        shorter.append(Span(start, len(places[-1]), visual, span.after))
+        start = shorter[-1].end
+    return torch.cat(places), shorter
 
 
-def original_positions(sequences: Seq[Sequence]) -> Tensor:
-    """Positions in the unpruned sequence, for what the early stage kept: text after the image is not moved up."""
+def original_positions(sequences: Seq[Sequence], num_axes: int) -> Tensor:
+    """Positions `[A, T]` in the unpruned sequence, for what the early stage kept: text is not moved up."""
     parts = []
     for sequence in sequences:
-        before, after = len(sequence.prompt.before), len(sequence.prompt.after)
-        tail = before + sequence.num_visual
-        parts += [torch.arange(before), before + sequence.encoded.kept, torch.arange(tail, tail + after)]
-    return torch.cat(parts)
+        at = 0
+        for text, image in zip_longest(sequence.prompt.texts, sequence.images):
+            parts.append(torch.arange(at, at + len(text)).expand(num_axes, -1))
+            at += len(text)
+            if image is not None:
+                parts.append(at + image.layout.positions[:, image.survivors.kept])
+                at += image.layout.extent
+    return torch.cat(parts, dim=1)
 
 
 def compact_positions(spans: Seq[Span]) -> Tensor:
-    """Positions counted anew in every sequence, as if what was pruned had never been there."""
-    return torch.cat([torch.arange(span.length) for span in spans])
+    """Positions `[1, T]` counted anew in every sequence, as if what was pruned had never been there."""
+    return torch.cat([torch.arange(span.length) for span in spans]).unsqueeze(0)
 
 
 def prompt_slots(sequences: Seq[Sequence], spans: Seq[Span], group: int, page_size: int) -> Tensor:

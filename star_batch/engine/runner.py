@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from star_batch.engine import layout
-from star_batch.engine.attention import BatchAttention, GatheredDecode, InPlaceDecode, PackedPrefill
+from star_batch.engine.attention import BatchAttention, GatheredDecode, InPlaceDecode, PackedPrefill, Span
 from star_batch.engine.kv_cache import KVCache
-from star_batch.engine.sequence import EncodedImage, Sequence
+from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
@@ -55,38 +56,41 @@ class Runner:
         self.stats = stats
         self._cache = cache
         self._page_size = page_size
-        self.vision_batch = vision_batch
+        self.vision_batch = model.vision_batch(vision_batch)
         self._tables = DecodeTables((), [], [])
         self._inner_seconds = 0.0
 
-    def encode(self, sequences: Seq[Sequence]) -> list[EncodedImage]:
-        """The images of at most `vision_batch` sequences, pruned early; only what is kept is projected.
+    def encode(self, images: Seq[SequenceImage]) -> list[EncodedImage]:
+        """At most `vision_batch` images, pruned early; only what is kept is projected.
 
         The encoder and the selection always see the same shape, so their rounding does not depend on company.
         """
         with self.timed("vision_seconds"):
-            images = self.model.encode(self._pixels(sequences))
+            found = self.model.encode(self._views(images), [image.source.size for image in images])
         with self.timed("select_seconds"):
-            kept = self._select_early(sequences, images)
-            on_host = kept.cpu()
+            counts = self._counts(images, found)
+            kept = self._select_early(images, found, counts)
         with self.timed("vision_seconds"):
-            survivors = torch.cat([features[places] for features, places in zip(images.features, kept, strict=True)])
-            projected = self.model.project(survivors).split(kept.shape[1])
+            visual = self._project(found, kept)
+            encoded = list(map(EncodedImage, [places.cpu() for places in kept], visual, counts))
+            if found.places is not None:
+                encoded = [self._with_separators(*pair, found.places) for pair in zip(images, encoded, strict=True)]
         self.stats.vision_batches += 1
-        self.stats.vision_images += len(sequences)
-        return [EncodedImage(on_host[i], projected[i]) for i in range(len(sequences))]
+        self.stats.vision_images += len(images)
+        return encoded
 
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
         start = time.perf_counter()
-        hidden = self._embed_prompts(sequences)
-        positions = layout.original_positions(sequences)
+        spans = layout.spans_of(sequences)
+        hidden = self._embed_prompts(sequences, spans)
+        positions = layout.original_positions(sequences, self.model.num_axes)
         for sequence in sequences:
-            sequence.note_kept(0, sequence.encoded.kept)
+            sequence.note_kept(0, sequence.early_kept)
         for group, layers in enumerate(self.plan.layer_groups):
-            hidden, scores = self._prefill_group(group, layers, sequences, hidden, positions)
-            index = self._survivors(group, sequences, scores)
-            hidden, positions = hidden[self._put(index)], positions[index]
+            hidden, scores = self._prefill_group(group, layers, sequences, spans, hidden, positions)
+            index, spans = self._going_on(group, sequences, spans, scores)
+            hidden, positions = hidden[self._put(index)], positions[:, index]
             hidden = self.model.feed_forward(layers[-1], hidden)
         logits = self.model.logits(hidden)
         self._count_prefill(sequences)
@@ -101,7 +105,7 @@ class Runner:
         batch = self._decode_batch(sequences)
         for group, layers in enumerate(self.plan.layer_groups):
             positions = [s.next_position(group, self.plan.positions) for s in sequences]
-            rotary = self.model.rotary(self._put(torch.tensor(positions)))
+            rotary = self.model.rotary(self._put(torch.tensor([positions])))
             for layer in layers:
                 hidden = self.model.attend(layer, hidden, rotary, batch=batch)
                 hidden = self.model.feed_forward(layer, hidden)
@@ -135,37 +139,79 @@ class Runner:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
 
-    def _pixels(self, sequences: Seq[Sequence]) -> Tensor:
-        images = [sequence.pixels for sequence in sequences if sequence.pixels is not None]
-        padding = [np.zeros_like(images[0])] * (self.vision_batch - len(images))
-        return self._put(torch.from_numpy(np.stack(images + padding)))
+    def _views(self, images: Seq[SequenceImage]) -> Tensor:
+        views = [image.source.views for image in images]
+        padding = [np.zeros_like(views[0])] * (self.vision_batch - len(views))
+        return self._put(torch.from_numpy(np.stack(views + padding)))
 
-    def _select_early(self, sequences: Seq[Sequence], images: ImageFeatures) -> Tensor:
-        """Indices `[vision_batch, K]` kept of every image; images of one shape have one budget."""
-        num_images, num_visual, _ = images.features.shape
-        num_keep = sequences[0].counts[0]
-        if self.plan.early is None or num_keep == num_visual:
-            return everything(num_visual, images.features.device).expand(num_images, -1)
-        seeds = [sequence.seed for sequence in sequences]
-        padding = [0] * (num_images - len(seeds))
-        return self.plan.early(VisualTokens(images.attention, images.features, (*seeds, *padding)), num_keep)
+    def _counts(self, images: Seq[SequenceImage], found: ImageFeatures) -> list[tuple[int, ...]]:
+        """Visual tokens of every image in each layer group."""
+        pairs = zip(images, found.attention, strict=False)
+        return [self.plan.counts_of(attention, image.layout.num_visual) for image, attention in pairs]
 
-    def _embed_prompts(self, sequences: Seq[Sequence]) -> Tensor:
+    def _select_early(
+        self, images: Seq[SequenceImage], found: ImageFeatures, counts: Seq[tuple[int, ...]]
+    ) -> list[Tensor]:
+        """Indices `[K]` kept of every image's encoder tokens, padding left out."""
+        if self.plan.budget is None:  # images of one shape have one budget: all at once
+            seeds = [*(image.seed for image in images), *[0] * (len(found.features) - len(images))]
+            return list(self._kept(found, seeds, counts[0][0]))[: len(images)]
+        alone = [ImageFeatures(*(part[i : i + 1] for part in found[:2])) for i in range(len(images))]
+        each = zip(alone, images, counts, strict=True)
+        return [self._kept(one, [image.seed], count[0])[0] for one, image, count in each]
+
+    def _kept(self, found: ImageFeatures, seeds: Seq[int], num_keep: int) -> Tensor:
+        """Indices `[B, K]` kept of the encoder's tokens; a budget for separators too ends with the last of these."""
+        num_images, num_tokens, _ = found.features.shape
+        if self.plan.early is None or num_keep >= num_tokens:
+            return everything(num_tokens, found.features.device).expand(num_images, -1)
+        return self.plan.early(VisualTokens(found.attention, found.features, tuple(seeds)), num_keep)
+
+    def _project(self, found: ImageFeatures, kept: Seq[Tensor]) -> list[Tensor]:
+        """Embeddings `[K, W]` of what is kept of every image."""
+        survivors = [features[places] for features, places in zip(found.features, kept, strict=False)]
+        if self.plan.budget is None:
+            missing = self.vision_batch - len(survivors)
+            whole = self.model.project(torch.cat([*survivors, *survivors[:1] * missing]))
+            return list(whole.split(len(survivors[0]))[: len(survivors)])
+        return [self.model.project(features) for features in survivors]
+
+    def _with_separators(self, image: SequenceImage, encoded: EncodedImage, places: Tensor) -> EncodedImage:
+        """Separators fill what the encoder's tokens leave of the budget, first ones first: they carry no picture."""
+        assert self.model.separator is not None
+        places = places.cpu()
+        is_separator = torch.ones(image.layout.num_visual, dtype=torch.bool)
+        is_separator[places] = False
+        num_left = encoded.counts[0] - len(encoded.kept)
+        both = torch.cat([places[encoded.kept], is_separator.nonzero().squeeze(1)[:num_left]])
+        order = both.argsort()
+        visual = torch.cat([encoded.visual, self.model.separator.expand(num_left, -1)])[self._put(order)]
+        return EncodedImage(both[order], visual, encoded.counts)
+
+    def _embed_prompts(self, sequences: Seq[Sequence], spans: Seq[Span]) -> Tensor:
         """Packed embeddings `[T, W]`; the visual places are embedded as token 0 first, then filled."""
-        ids = [token for s in sequences for token in (*s.prompt.before, *[0] * s.counts[0], *s.prompt.after)]
+        ids: list[int] = []
+        for sequence in sequences:
+            for text, image in zip_longest(sequence.prompt.texts, sequence.images):
+                ids += [*text, *[0] * (image.survivors.counts[0] if image is not None else 0)]
         hidden = self.model.embed(self._put(torch.tensor(ids)))
-        places = self._put(layout.visual_index(layout.spans_of(sequences, 0)))
-        hidden[places] = torch.cat([s.encoded.visual for s in sequences])
+        places = self._put(layout.visual_index(spans))
+        hidden[places] = torch.cat([image.survivors.visual for s in sequences for image in s.images])
         return hidden
 
     def _prefill_group(
-        self, group: int, layers: range, sequences: Seq[Sequence], hidden: Tensor, positions: Tensor
+        self,
+        group: int,
+        layers: range,
+        sequences: Seq[Sequence],
+        spans: list[Span],
+        hidden: Tensor,
+        positions: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
         """Hidden states `[T, W]` after the attention of the group's last layer, and its scores if a late step follows.
 
         What the step drops, and after the last layer all but the last tokens, needs no feed-forward any more.
         """
-        spans = layout.spans_of(sequences, group)
         slots = self._put(layout.prompt_slots(sequences, spans, group, self._page_size))
         score_layer = layers[-1] if self._cuts_after(group, sequences) else None
         batch = PackedPrefill(self._cache, spans, slots, score_layer)
@@ -179,25 +225,26 @@ class Runner:
     def _cuts_after(self, group: int, sequences: Seq[Sequence]) -> bool:
         return group < len(self.plan.late) and any(s.counts[group + 1] < s.counts[group] for s in sequences)
 
-    def _survivors(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
+    def _going_on(
+        self, group: int, sequences: Seq[Sequence], spans: list[Span], scores: Seq[Tensor]
+    ) -> tuple[Tensor, list[Span]]:
         """Packed places that go on after the group: what a late step keeps, and at the end the last tokens."""
         if scores:
-            return self._select_late(group, sequences, scores)
-        spans = layout.spans_of(sequences, group)
+            return layout.cut(spans, self._select_late(group, sequences, scores))
         if group < len(self.plan.late):
-            return torch.arange(spans[-1].end)
-        return torch.tensor([span.end - 1 for span in spans])
+            return torch.arange(spans[-1].end), spans
+        return torch.tensor([span.end - 1 for span in spans]), spans
 
-    def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> Tensor:
-        """Packed places that go on to the next group."""
+    def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> list[Tensor]:
+        """Which of each sequence's visual tokens go on to the next group, on the host; its images compete."""
         with self.timed("select_seconds"):
             select = self.plan.late[group].select
             counts = [sequence.counts[group + 1] for sequence in sequences]
             kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
-            on_host = torch.cat(kept).cpu().split(counts)  # one wait for the device, not one per row
+            on_host = list(torch.cat(kept).cpu().split(counts))  # one wait for the device, not one per row
             for sequence, places in zip(sequences, on_host, strict=True):
                 sequence.note_kept(group + 1, places)
-            return layout.kept_index(layout.spans_of(sequences, group), on_host)
+            return on_host
 
     def _decode_batch(self, sequences: Seq[Sequence]) -> BatchAttention:
         if self.model.device.type == "cpu" and self._mean_row_bytes(sequences) > _COPY_BYTES:

@@ -1,7 +1,7 @@
 """One record on its way through the engine, carrying its own state. Knows no model and no neighbour.
 
-A sequence is `before | visual | after | output`. Its length differs between layer groups, because a
-late step leaves the later layers fewer visual tokens; everything else about it is the same in each.
+A sequence is its prompt's texts with an image between each two, then the output. Its length differs between
+layer groups, because a late step leaves the later layers fewer visual tokens; everything else is the same in each.
 """
 
 import hashlib
@@ -9,18 +9,24 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from star_batch.engine.choices import ChoiceSearch
 from star_batch.errors import RecordError
-from star_batch.models import Prompt
+from star_batch.models import ImageLayout, Prompt
 from star_batch.options import Positions
-from star_batch.records import FinishReason, Pixels, Times
+from star_batch.records import FinishReason, Picture, Times
 
 
 def digest(data: bytes | memoryview) -> bytes:
     """16 bytes that stand for the data."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def seed_of(id: str) -> int:
+    """A number for a record's id."""
+    return int.from_bytes(digest(id.encode())[:7])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,11 +52,39 @@ class Clock:
 class EncodedImage:
     """What the decoder sees of an image: early survivors `kept [K]`, on the host, and their embeddings `visual [K, W]`.
 
-    Shared by the rows that ask about the same image; gone when the last of them is prefilled.
+    `counts` visual tokens of it per layer group. Shared by the rows that ask about the same image; gone when the
+    last of them is prefilled.
     """
 
     kept: Tensor
     visual: Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SequenceImage:
+    """An image of a sequence: its `picture` until it is encoded, then `encoded` until it is prefilled.
+
+    Images of equal `key` are the same; `seed` belongs to the record.
+    """
+
+    key: bytes
+    seed: int
+    layout: ImageLayout
+    picture: Picture | None
+    encoded: EncodedImage | None = None
+
+    @property
+    def source(self) -> Picture:
+        """The picture that is to be encoded."""
+        assert self.picture is not None, "encoded already"
+        return self.picture
+
+    @property
+    def survivors(self) -> EncodedImage:
+        """What is left of it, between encoding and prefill."""
+        assert self.encoded is not None, "not encoded yet, or prefilled already"
+        return self.encoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +103,19 @@ class Limits:
 class Sequence:
     """State of one record between submission and answer.
 
-    `counts` visual tokens per layer group; `pages` KV pages per layer group while it runs;
-    `pixels` until the image is encoded, then `image` until it is prefilled; rows of equal `image_key`
-    have the same image; `kept` visual tokens per layer group, as indices on the host, if the record wants to know;
+    `counts` visual tokens per layer group, of all its images: before they are encoded, the most there may be;
+    `pages` KV pages per layer group while it runs;
+    `kept` visual tokens per layer group, as indices on the host, if the record wants to know;
     `search` among its choices, if it has any, and the `label` and `probabilities` it ended with.
     """
 
     id: str
     prompt: Prompt
-    pixels: Pixels | None
     num_visual: int
     counts: tuple[int, ...]
     limits: Limits
+    images: tuple[SequenceImage, ...] = ()
     clock: Clock = field(default_factory=Clock)
-    image: EncodedImage | None = None
-    image_key: bytes = b""
     kept: list[Tensor] | None = None
     error: RecordError | None = None
     pages: tuple[list[int], ...] = ()
@@ -97,13 +129,21 @@ class Sequence:
     @cached_property
     def seed(self) -> int:
         """A number that belongs to the record's id: the same in every run and on every machine."""
-        return int.from_bytes(digest(self.id.encode())[:7])
+        return seed_of(self.id)
+
+    @cached_property
+    def num_positions(self) -> int:
+        """Positions that the prompt takes up unpruned: the first that is free for the answer."""
+        return self.prompt.num_tokens + sum(image.layout.extent for image in self.images)
 
     @property
-    def encoded(self) -> EncodedImage:
-        """Its image, between encoding and prefill."""
-        assert self.image is not None, "not encoded yet, or prefilled already"
-        return self.image
+    def early_kept(self) -> Tensor:
+        """Indices among the visual tokens of all its images of what the early stage kept."""
+        parts, first = [], 0
+        for image in self.images:
+            parts.append(first + image.survivors.kept)
+            first += image.layout.num_visual
+        return torch.cat(parts)
 
     @property
     def length(self) -> int:
@@ -131,7 +171,7 @@ class Sequence:
             self.kept[group:] = [seen] * (len(self.counts) - group)
 
     def next_position(self, group: int, positions: Positions) -> int:
-        """Rotary position of its latest token: counted on from the unpruned length, unless compact."""
+        """Rotary position of its latest token: counted on from the unpruned prompt, unless compact."""
         if positions == "compact":
             return self.cached(group)
-        return self.prompt.num_tokens + self.num_visual + len(self.output) - 1
+        return self.num_positions + len(self.output) - 1

@@ -99,9 +99,11 @@ class _Subject:
         model = config.model
         checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
         hub = checkpoint.config()
-        num_visual = family_of(checkpoint, hub).num_visual_of(hub)
-        plan = make_plan(config.pruning, hub.text_config.num_hidden_layers, num_visual)
-        return cls(config=config, checkpoint=checkpoint, hub=hub, plan=plan, num_visual=num_visual, cost=Cost.of(hub))
+        family = family_of(checkpoint, hub)
+        num_visual = family.num_visual_of(hub)
+        plan = make_plan(config.pruning, hub.text_config.num_hidden_layers, num_visual, family.num_axes)
+        cost = Cost.of(hub, num_visual, family.num_views_of(hub))
+        return cls(config=config, checkpoint=checkpoint, hub=hub, plan=plan, num_visual=num_visual, cost=cost)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return choose_dtype(self.config.model.dtype, self.hub, device)

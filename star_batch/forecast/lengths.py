@@ -100,5 +100,4 @@ def num_parameters(cost: Cost) -> int:
     """Of all matrices: the tower as far as it is needed, the projector, the decoder, the vocabulary in and out."""
     width = cost.vision_width
     tower = cost.vision_layers * (4 * width**2 + 2 * width * cost.vision_mlp) + cost.patch_values * width
-    projector = width * cost.width + cost.width**2
-    return tower + projector + cost.linear_parameters + cost.vocabulary * cost.width
+    return tower + cost.projector_parameters + cost.linear_parameters + cost.vocabulary * cost.width

@@ -12,7 +12,7 @@ import numpy as np
 from star_batch.config import JobConfig
 from star_batch.metrics import EngineStats
 from star_batch.pipeline.backend import Engine, load_engine
-from star_batch.records import Answer, Pixels, Record
+from star_batch.records import Answer, Picture, Record
 
 _WINDOW = 8  # rows; small, so that the clock can be read often
 
@@ -106,17 +106,17 @@ def _windows(records: Sequence[Record]) -> Iterator[list[Record]]:
     window: list[Record] = []
     for number in count():
         for record in records:
-            window.append(replace(record, image=_altered(record.image, number)))
+            window.append(replace(record, image=[_altered(image, number) for image in record.images]))
             if len(window) == _WINDOW:
                 yield window
                 window = []
 
 
-def _altered(pixels: object, number: int) -> Pixels:
-    assert isinstance(pixels, np.ndarray)
-    other = pixels.copy()
-    other[0, 0] ^= np.uint8(number % 256)
-    return other
+def _altered(picture: object, number: int) -> Picture:
+    assert isinstance(picture, Picture)
+    views = picture.views.copy()
+    views[0, 0, 0] ^= np.uint8(number % 256)
+    return replace(picture, views=views)
 
 
 def _close(engine: Engine) -> None:

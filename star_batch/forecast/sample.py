@@ -14,7 +14,7 @@ from star_batch.models import Preprocessor, load_preprocessor
 from star_batch.pipeline.plan import Group, InputPlan, read_rows
 from star_batch.pipeline.preprocess import Preprocess, to_records
 from star_batch.pipeline.sources import Sources
-from star_batch.records import Pixels, Record
+from star_batch.records import Picture, Record
 
 _MAX_ROW_GROUPS = 8
 
@@ -49,9 +49,9 @@ class _Measuring:
     preprocessor: Preprocessor
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def picture(self, image: Image.Image) -> Picture:
         self.sizes.append(image.size)
-        return self.preprocessor.pixels(image)
+        return self.preprocessor.picture(image)
 
 
 def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:

@@ -6,16 +6,23 @@ A new family is one file here and one line in `FAMILIES`.
 from transformers import PreTrainedConfig
 
 from star_batch.errors import ModelError
-from star_batch.models.base import ImageFeatures, Rotary, VisionLanguageModel
+from star_batch.models.base import ImageFeatures, ImageLayout, Rotary, VisionLanguageModel
 from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype
 from star_batch.models.llava import Llava
+from star_batch.models.llava_next import LlavaNext
 from star_batch.models.preprocessor import Preprocessor, Prompt
+from star_batch.models.qwen_vl import Qwen2_5VL, Qwen2VL
 
-FAMILIES = {"llava": Llava}
+FAMILIES: dict[str, type[Llava | Qwen2VL]] = {
+    "llava": Llava,
+    "llava_next": LlavaNext,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen2_5VL,
+}
 """`model_type` of a checkpoint's configuration to its adapter."""
 
 
-def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[Llava]:
+def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[Llava | Qwen2VL]:
     """The adapter for a checkpoint, after it has looked at the configuration.
 
     Raises:
@@ -43,6 +50,7 @@ __all__ = [
     "FAMILIES",
     "Checkpoint",
     "ImageFeatures",
+    "ImageLayout",
     "Preprocessor",
     "Prompt",
     "Rotary",

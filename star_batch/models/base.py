@@ -1,28 +1,48 @@
 """What the engine asks of a model: the protocol that every family's adapter meets. Knows no pruning.
 
-Legend: `B` images, `N` visual tokens of an image, `D` encoder width, `W` decoder width, `T` tokens,
-`H` heads, `Q` queries, `V` vocabulary.
+Legend: `B` images of a micro-batch, `V` views of an image, `N` visual tokens of an image, `P` of them from the
+encoder, `D` encoder width, `W` decoder width, `T` tokens, `H` heads, `Q` queries, `A` position axes.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from star_batch.records import Picture
+
 Rotary: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and sines `[1, T, head_dim]` of the positions of packed tokens."""
 
 
-class ImageFeatures(NamedTuple):
-    """A micro-batch as the vision encoder left it.
+class ImageLayout(NamedTuple):
+    """What an image will be in the decoder, known from its size alone, before anything is computed.
 
-    `features [B, N, D]` before the projector; `attention [B, H, Q, N]` of the block that put them out,
-    in float32: the CLS row, softmaxed over all keys with the CLS column dropped, or, for an encoder
-    without CLS, the mean over all queries.
+    `positions [A, N]` int64 of its tokens, counted from where the image starts; the text after it goes on
+    at that start + `extent`.
+    """
+
+    positions: Tensor
+    extent: int
+
+    @property
+    def num_visual(self) -> int:
+        return self.positions.shape[1]
+
+
+class ImageFeatures(NamedTuple):
+    """A micro-batch as the vision encoder left it, in the order in which the decoder will see it.
+
+    `features [B, P, D]` before the projector; `attention [B, H, Q, P]` of the block that put them out, in
+    float32: the CLS row, softmaxed over all keys with the CLS column dropped, or, for an encoder without CLS,
+    the mean over all queries. Where a decoder sees more than the encoder's tokens, `places [P]` says which of
+    the image's N tokens these are; the others are all the model's `separator`.
     """
 
     features: Tensor
     attention: Tensor
+    places: Tensor | None = None
 
 
 class VisionLanguageModel(Protocol):
@@ -31,15 +51,28 @@ class VisionLanguageModel(Protocol):
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    num_axes: int
     context_length: int
     dtype: torch.dtype
     device: torch.device
+    separator: Tensor | None
+    """Embedding `[W]` of the visual tokens that no encoder put out, such as the end of a row of tiles."""
 
-    def num_visual(self, shape: tuple[int, ...]) -> int:
-        """Visual tokens of one image whose pixels are of shape `(height, width, 3)`."""
+    def vision_batch(self, most: int) -> int:
+        """Images of one micro-batch: `most` where all have one shape, else 1, so that each is encoded by itself."""
 
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Features and attention of uint8 pixels `[B, height, width, 3]` on the model's device."""
+    def layout(self, picture: Picture) -> ImageLayout:
+        """Where the tokens of a picture will be.
+
+        Raises:
+            ImageUnreadable: the picture is not one of this checkpoint's preprocessor.
+        """
+
+    def encode(self, views: Tensor, sizes: Sequence[tuple[int, int]]) -> ImageFeatures:
+        """Features and attention of a micro-batch: uint8 `[B, V, height, width, 3]` on the model's device.
+
+        `sizes` are those of the pictures, (height, width), one or more: the last images may be padding.
+        """
 
     def project(self, features: Tensor) -> Tensor:
         """Encoder features `[..., D]` as decoder embeddings `[..., W]`."""
@@ -48,7 +81,7 @@ class VisionLanguageModel(Protocol):
         """Embeddings `[T, W]` of text tokens `[T]`."""
 
     def rotary(self, positions: Tensor) -> Rotary:
-        """Rotary tables of positions `[T]`."""
+        """Rotary tables of positions `[A, T]`, or `[1, T]` where they are the same on every axis."""
 
     def attend(self, index: int, hidden: Tensor, rotary: Rotary, **attention: Any) -> Tensor:
         """The attention half of a decoder layer over packed hidden states `[T, W]`.
@@ -60,4 +93,4 @@ class VisionLanguageModel(Protocol):
         """The other half, row by row: what nobody reads further can be left out between the two."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits `[B, V]` in float32 of the last layer's hidden states `[B, W]`."""
+        """Next-token logits `[B, vocabulary]` in float32 of the last layer's hidden states `[B, W]`."""

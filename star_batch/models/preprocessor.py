@@ -1,4 +1,4 @@
-"""A checkpoint's words and image geometry, without its weights: images to pixels, prompts to token ids, ids to text.
+"""A checkpoint's words and image geometry, without its weights: images to pictures, prompts to token ids, ids to text.
 
 Knows no model and runs on CPU only. Normalising is left to the device: pixels stay uint8 until then.
 """
@@ -10,30 +10,41 @@ from typing import Any
 
 import numpy as np
 import transformers
+from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    ImageProcessingMixin,
+    ProcessorMixin,
+    Qwen2VLImageProcessorPil,
+)
 
 from star_batch.errors import ImageTooLarge, ModelError, PromptInvalid, PromptMissing
 from star_batch.models.checkpoint import Checkpoint, first_line
-from star_batch.records import Pixels
+from star_batch.records import Picture
 
 _MAX_ASPECT = 100
+_TYPICAL_SIZE = (640, 480)
 
-DEFAULT_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
-"""What a checkpoint without a chat template gets; the words of LLaVA-1.5."""
+DEFAULT_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"
+"""What a checkpoint without a chat template gets; the words of LLaVA-1.5, with a line for each image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids around the one place where the visual tokens go."""
+    """Token ids between the places where images go: one text more than there are images."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.texts) - 1
 
     @property
     def num_tokens(self) -> int:
-        """Text tokens, the image's not counted."""
-        return len(self.before) + len(self.after)
+        """Text tokens, the images' not counted."""
+        return sum(map(len, self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +59,21 @@ class Normalisation:
 class Preprocessor:
     """The checkpoint's own tokenizer, chat template and image processor."""
 
-    def __init__(self, processor: Any, image_processor: Any) -> None:
-        self._processor = processor
-        self._images = image_processor
-        self.tokenizer = processor.tokenizer
-        self.image_token: str = processor.image_token
+    def __init__(self, *, tokenizer: Any, images: Any, image_token: str, template: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+        self._images = images
+        self._template = template
+
+    @classmethod
+    def of_processor(cls, processor: Any, images: Any) -> "Preprocessor":
+        """From the library's processor, and an image processor to take instead of its own."""
+        return cls(
+            tokenizer=processor.tokenizer,
+            images=images,
+            image_token=processor.image_token,
+            template=processor.chat_template,
+        )
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "Preprocessor":
@@ -62,15 +83,32 @@ class Preprocessor:
             ModelError: the checkpoint has no processor, it cannot be read, or its template takes no image.
         """
         try:
-            processor = AutoProcessor.from_pretrained(checkpoint.source, **checkpoint.arguments)
-            images = _pil_backend(processor.image_processor).from_pretrained(checkpoint.source, **checkpoint.arguments)
+            preprocessor = cls._read(checkpoint)
         except (OSError, ValueError) as error:
             message = f"{checkpoint.name}: its processor cannot be read: {first_line(error)}"
             raise ModelError(message) from error
-        preprocessor = cls(processor, images)
-        if preprocessor._render("x").count(preprocessor.image_token) != 1:
+        if preprocessor._render("x", 1).count(preprocessor.image_token) != 1:
             raise ModelError(f"{checkpoint.name}: its chat template has no place for one image")
         return preprocessor
+
+    @classmethod
+    def _read(cls, checkpoint: Checkpoint) -> "Preprocessor":
+        config, source, arguments = checkpoint.config(), checkpoint.source, checkpoint.arguments
+        if not hasattr(config, "video_token_id"):
+            processor = AutoProcessor.from_pretrained(source, **arguments)
+            kind = type(processor.image_processor)
+            return cls.of_processor(processor, _pil_backend(kind.__name__, kind).from_pretrained(source, **arguments))
+        # A processor that also takes videos needs torchvision to be made; its parts for images do not.
+        tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+        settings, _ = ProcessorMixin.get_processor_dict(source, **arguments)
+        about_images, _ = ImageProcessingMixin.get_image_processor_dict(source, **arguments)
+        kind = _pil_backend(about_images.get("image_processor_type", ""), Qwen2VLImageProcessorPil)
+        return cls(
+            tokenizer=tokenizer,
+            images=kind.from_pretrained(source, **arguments),
+            image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+            template=settings.get("chat_template") or tokenizer.chat_template,
+        )
 
     @property
     def normalisation(self) -> Normalisation:
@@ -80,10 +118,9 @@ class Preprocessor:
         return Normalisation(scale=images.rescale_factor if images.do_rescale else 1.0, mean=mean, std=std)
 
     @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """`(height, width, 3)` of an image's pixels."""
-        height, width, channels = self.pixels(Image.new("RGB", (64, 64))).shape
-        return height, width, channels
+    def typical(self) -> Picture:
+        """A photograph of common size as this checkpoint sees it, for sizing what depends on pictures."""
+        return self.picture(Image.new("RGB", _TYPICAL_SIZE))
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -91,30 +128,29 @@ class Preprocessor:
         eos = self.tokenizer.eos_token_id
         return frozenset() if eos is None else frozenset((eos,))
 
-    def pixels(self, image: Image.Image) -> Pixels:
-        """An upright RGB image, resized and cropped as the checkpoint wants it, `[height, width, 3]` uint8.
+    def picture(self, image: Image.Image) -> Picture:
+        """An upright RGB image, resized, cropped or tiled as the checkpoint wants it.
 
         Raises:
             ImageTooLarge: so long and thin that resizing its short side would make it huge.
         """
         if max(image.size) > _MAX_ASPECT * min(image.size):
             raise ImageTooLarge(f"{image.width} x {image.height} pixels: a side is over {_MAX_ASPECT} times the other")
-        channels_first = self._images(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
-        return np.ascontiguousarray(np.moveaxis(channels_first, 0, -1))
+        found = self._images(image, do_rescale=False, do_normalize=False)
+        return Picture(np.ascontiguousarray(self._views(found), dtype=np.uint8), (image.height, image.width))
 
-    def prompt(self, text: str | None, *, raw: bool = False) -> Prompt:
+    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
         """The token ids of the user's words, rendered with the chat template; `raw` takes them as the whole text.
 
         Raises:
             PromptMissing: null or blank.
-            PromptInvalid: the user's words hold the image token, or a raw prompt does not hold it once.
+            PromptInvalid: the user's words hold the image token, or a raw prompt does not hold it once per image.
         """
         if text is None or not text.strip():
             raise PromptMissing("the prompt is empty; give the words to ask")
-        rendered = text if raw else self._render(text)
-        if rendered.count(self.image_token) != 1:
-            wanted = "a raw prompt holds it exactly once" if raw else "leave it out, it is put in for you"
-            raise PromptInvalid(f"the prompt holds the image token {self.image_token}: {wanted}")
+        rendered = text if raw else self._render(text, num_images)
+        if rendered.count(self.image_token) != num_images:
+            raise PromptInvalid(self._why_not(text, num_images, raw=raw))
         return self._tokenize(rendered)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -126,12 +162,30 @@ class Preprocessor:
         """Token ids of an answer as it would follow the prompt: no special tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _render(self, prompt: str) -> str:
-        if self._processor.chat_template is None:
-            return DEFAULT_TEMPLATE.format(image=self.image_token, prompt=prompt)
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        rendered: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    def _why_not(self, text: str, num_images: int, *, raw: bool) -> str:
+        """What is wrong with a prompt that does not come out with one image token for each image."""
+        if not raw and self.image_token not in text:
+            return f"the checkpoint's chat template has no place for {num_images} images"
+        wanted = f"a raw prompt holds it once per image ({num_images})" if raw else "leave it out, it is put in for you"
+        return f"the prompt holds the image token {self.image_token}: {wanted}"
+
+    def _views(self, found: Any) -> NDArray[Any]:
+        """The image processor's output as `[V, height, width, 3]`, whichever form it has."""
+        pixels = found["pixel_values"]
+        if "image_grid_thw" in found:
+            return _unpatched(np.asarray(pixels), found["image_grid_thw"][0], self._images)
+        views = np.asarray(pixels[0])
+        return np.moveaxis(views if views.ndim == 4 else views[None], 1, -1)
+
+    def _render(self, prompt: str, num_images: int) -> str:
+        if self._template is None:
+            return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * num_images, prompt=prompt)
+        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
+        rendered: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return rendered
 
@@ -139,11 +193,21 @@ class Preprocessor:
         bos = self.tokenizer.bos_token
         starts_itself = bos is not None and text.startswith(bos)
         ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
-        place = ids.index(self.tokenizer.convert_tokens_to_ids(self.image_token))
-        return Prompt(tuple(ids[:place]), tuple(ids[place + 1 :]))
+        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        places = [place for place, token in enumerate(ids) if token == image]
+        starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
+        return Prompt(tuple(tuple(ids[start:end]) for start, end in zip(starts, ends, strict=True)))
 
 
-def _pil_backend(image_processor: Any) -> Any:
-    """The PIL class of an image processor: pixels must not depend on whether torchvision is installed."""
-    family = type(image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
-    return getattr(transformers, f"{family}Pil", type(image_processor))
+def _unpatched(patches: NDArray[Any], grid: NDArray[np.int64], images: Any) -> NDArray[Any]:
+    """Patches `[P, 3 * T * p * p]` of the Qwen family, in blocks that will be merged, as the image that they show."""
+    _, rows, columns = (int(side) for side in grid)
+    patch, merge = images.patch_size, images.merge_size
+    blocks = patches.reshape(rows // merge, columns // merge, merge, merge, 3, -1, patch, patch)[..., 0, :, :]
+    return blocks.transpose(0, 2, 5, 1, 3, 6, 4).reshape(1, rows * patch, columns * patch, 3)
+
+
+def _pil_backend(name: str, default: Any) -> Any:
+    """The PIL form of an image processor's class: pixels must not depend on whether torchvision is installed."""
+    family = name.removesuffix("Pil").removesuffix("Fast")
+    return getattr(transformers, f"{family}Pil", default)

@@ -90,7 +90,8 @@ def identify(job: JobConfig) -> Mapping[str, str]:
     checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     config = checkpoint.config()
     family = family_of(checkpoint, config)
-    make_plan(job.pruning, config.text_config.num_hidden_layers, family.num_visual_of(config))
+    layers, num_visual = config.text_config.num_hidden_layers, family.num_visual_of(config)
+    make_plan(job.pruning, layers, num_visual, family.num_axes)
     if checkpoint.is_local:
         return digests(Path(checkpoint.source))
     return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}

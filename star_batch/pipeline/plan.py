@@ -404,7 +404,7 @@ def _wanted_columns(config: Input) -> list[_Wanted]:
     references = dict.fromkeys(question.reference_column for question in questions)
     named = [
         (config.id_column, "id_column", "text or whole numbers", _is_text_or_int),
-        (config.image_column, "image_column", "bytes, paths or URIs", _is_image),
+        (config.image_column, "image_column", "bytes, paths or URIs, or lists of them", _is_image_or_list),
         (config.prompt_column, "prompt_column", "text", _is_text),
         (config.max_new_tokens_column, "max_new_tokens_column", "whole numbers", pa.types.is_integer),
         (config.choices_column, "choices_column", "lists of text", _is_text_list),
@@ -490,8 +490,16 @@ def _is_image(type: pa.DataType) -> bool:
     return _is_binary(type) or _is_text(type)
 
 
+def _is_image_or_list(type: pa.DataType) -> bool:
+    return _is_image(type.value_type if _is_list(type) else type)
+
+
 def _is_text_list(type: pa.DataType) -> bool:
-    return (pa.types.is_list(type) or pa.types.is_large_list(type)) and _is_text(type.value_type)
+    return _is_list(type) and _is_text(type.value_type)
+
+
+def _is_list(type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type) or pa.types.is_large_list(type))
 
 
 _DECODING: Mapping[str, Callable[[pa.DataType], bool]] = {

@@ -1,4 +1,4 @@
-"""CPU stage: one planned row to pixels and words, or to an error row that says why not. Knows no GPU.
+"""CPU stage: one planned row to pictures and words, or to an error row that says why not. Knows no GPU.
 
 Rows that share an image have it decoded once. Whatever is wrong with one row is a `RecordError` and stays there.
 """
@@ -6,12 +6,12 @@ Rows that share an image have it decoded once. Whatever is wrong with one row is
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from PIL import Image
 
 from star_batch import images
@@ -30,7 +30,7 @@ from star_batch.pipeline.fetch import Fetched
 from star_batch.pipeline.plan import ID_COLUMN, QUESTION_COLUMN
 from star_batch.pipeline.sources import Sources
 from star_batch.pipeline.template import Template
-from star_batch.records import Pixels, Record
+from star_batch.records import Picture, Record
 
 _ROWS_PER_STEP = 64
 _KEPT = "keep:"
@@ -39,12 +39,13 @@ _WORDS = ["id", "prompt", "max_new_tokens", "temperature", "top_p", "seed", "sto
 Pieces: TypeAlias = Callable[[tuple[str, ...]], Iterator[tuple[tuple[str, ...], str | None]]]
 """Ids of rows, cut into what is prepared together, or must not be and why."""
 
+PICTURE = pa.struct([("pixels", pa.large_binary()), ("shape", pa.list_(pa.int32())), ("size", pa.list_(pa.int32()))])
+"""A `Picture`: the bytes of its views, their shape, and the size of the image."""
+
 PREPARED_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("pixels", pa.large_binary()),
-        pa.field("height", pa.int32()),
-        pa.field("width", pa.int32()),
+        pa.field("pictures", pa.list_(PICTURE)),
         pa.field("prompt", pa.large_string()),
         pa.field("question_name", pa.string()),
         pa.field("max_new_tokens", pa.int32()),
@@ -60,13 +61,13 @@ PREPARED_SCHEMA = pa.schema(
         pa.field("decode_seconds", pa.float64()),
     ]
 )
-"""What an actor gets; `pixels` are the bytes of a `[height, width, 3]` uint8 array. Kept columns follow."""
+"""What an actor gets. Kept columns follow."""
 
 
 class Preprocessor(Protocol):
     """What this stage needs of a checkpoint."""
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]: ...
+    def picture(self, image: Image.Image) -> Picture: ...
 
 
 def kept_fields(schema: pa.Schema, columns: Sequence[str]) -> list[pa.Field]:
@@ -89,8 +90,8 @@ class Preprocess:
         pictures = self._pictures(rows[self.input.image_column].to_pylist(), deadly)
         columns = [name for name in rows.column_names if name != self.input.image_column]
         prepared = [
-            _Row(self.input, templates, row, picture).prepare()
-            for row, picture in zip(rows.select(columns).to_pylist(), pictures, strict=True)
+            _Row(self.input, templates, row, shown).prepare()
+            for row, shown in zip(rows.select(columns).to_pylist(), pictures, strict=True)
         ]
         kept = self.input.keep_columns
         table = pa.Table.from_pylist(prepared, schema=PREPARED_SCHEMA)
@@ -98,37 +99,42 @@ class Preprocess:
             table = table.append_column(kept_field, rows[kept_field.name.removeprefix(_KEPT)])
         return table
 
-    def _pictures(self, sources: Sequence[Any], deadly: str | None) -> list["_Picture"]:
+    def _pictures(self, rows: Sequence[Any], deadly: str | None) -> list[list["_Picture"]]:
+        """The images of each row, which holds one or a list of them."""
         preprocessor = self.load()
         if deadly is not None:
-            return [_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)] * len(sources)
-        fetched = self.sources.read_all(sources)
+            return [[_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)]] * len(rows)
+        several = [row if isinstance(row, list) else [row] for row in rows]
+        fetched = self.sources.read_all([source for row in several for source in row])
         shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
-        return [shared[id(each)] for each in fetched]
+        each = iter(fetched)
+        return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
 
 
 class _Picture:
-    """An image on its way to pixels; it goes there once, for the first of its rows that gets so far."""
+    """An image on its way to a picture; it goes there once, for the first of its rows that gets so far."""
 
     def __init__(self, fetched: Fetched, input: Input, preprocessor: Preprocessor) -> None:
         self._fetched = fetched
         self._input = input
         self._preprocessor = preprocessor
-        self._columns: dict[str, object] = {}
+        self._value: dict[str, object] = {}
         self._error = fetched.error
         self._seconds = fetched.seconds
 
-    def columns(self) -> dict[str, object]:
-        """Raises:
-        RecordError: the image cannot be had or read.
+    def value(self) -> dict[str, object]:
+        """Of type `PICTURE`.
+
+        Raises:
+            RecordError: the image cannot be had or read.
         """
         try:
-            self._columns = self._columns or (self._decode() if self._error is None else {})
+            self._value = self._value or (self._decode() if self._error is None else {})
         except RecordError as error:
             self._error = error
         if self._error is not None:
             raise self._error
-        return self._columns
+        return self._value
 
     def fetch_seconds(self) -> float:
         """What fetching took, told once."""
@@ -138,19 +144,18 @@ class _Picture:
     def _decode(self) -> dict[str, object]:
         if not self._fetched.data:
             raise ImageMissing("no image")
-        picture = images.decode(self._fetched.data, max_pixels=self._input.max_image_pixels)
-        pixels = self._preprocessor.pixels(picture)
-        return {"pixels": pixels.tobytes(), "height": pixels.shape[0], "width": pixels.shape[1]}
+        picture = self._preprocessor.picture(images.decode(self._fetched.data, max_pixels=self._input.max_image_pixels))
+        return {"pixels": picture.views.tobytes(), "shape": picture.views.shape, "size": picture.size}
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row on its way; `values` are its columns but the image, `templates` the questions' by name."""
+    """One row on its way; `values` are its columns but the images, `templates` the questions' by name."""
 
     input: Input
     templates: Mapping[str | None, Template]
     values: Mapping[str, Any]
-    picture: _Picture
+    pictures: Sequence[_Picture]
 
     def prepare(self) -> dict[str, object]:
         started = time.perf_counter()
@@ -158,14 +163,19 @@ class _Row:
             "id": self.values[ID_COLUMN],
             "question_name": self._name,
             "reference": self._reference(),
-            "fetch_seconds": self.picture.fetch_seconds(),
+            "fetch_seconds": sum(picture.fetch_seconds() for picture in self.pictures),
         }
         try:
             self._check_wanted()
-            row |= self._words() | self.picture.columns()
+            row |= self._words() | {"pictures": self._shown()}
         except RecordError as error:
             row |= {"error": str(error), "error_type": error.kind}
         return row | {"decode_seconds": time.perf_counter() - started}
+
+    def _shown(self) -> list[dict[str, object]]:
+        if not self.pictures:
+            raise ImageMissing("no image")
+        return [picture.value() for picture in self.pictures]
 
     @property
     def _name(self) -> str | None:
@@ -252,12 +262,11 @@ def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Itera
 
 def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:
     """Prepared rows, none of them failed, as the engine takes them; `with_kept` picks those that ask what was kept."""
-    pixels = _pixels(rows)
     words = rows.select(_WORDS).to_pylist()
     return [
         Record(
             id=row["id"],
-            image=image,
+            image=[_picture(picture) for picture in pictures],
             prompt=row["prompt"],
             max_new_tokens=row["max_new_tokens"],
             choices=tuple(row["choices"]) if row["choices"] is not None else None,
@@ -268,14 +277,12 @@ def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = 
             seed=row["seed"],
             with_kept=with_kept(row["id"]),
         )
-        for row, image in zip(words, pixels, strict=True)
+        for row, pictures in zip(words, rows["pictures"], strict=True)
     ]
 
 
-def _pixels(rows: pa.Table) -> list[Pixels]:
-    shapes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
+def _picture(picture: pa.StructScalar) -> Picture:
+    height, width = picture["size"].as_py()
+    views = np.frombuffer(picture["pixels"].as_buffer(), np.uint8).reshape(picture["shape"].as_py())
     # Copied: what Ray hands out is read-only memory, shared, and kept alive as long as one view of it is.
-    return [
-        np.frombuffer(scalar.as_buffer(), np.uint8).reshape(height, width, 3).copy()
-        for scalar, (height, width) in zip(rows["pixels"], shapes, strict=True)
-    ]
+    return Picture(views.copy(), (height, width))

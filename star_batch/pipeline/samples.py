@@ -13,13 +13,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from star_batch.pipeline.digests import digest_ids
 from star_batch.pipeline.output import METRICS
 from star_batch.pipeline.parts import hash_ids, to_parquet
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location
-from star_batch.records import Answer, Pixels, Record
+from star_batch.records import Answer, Picture, Record
 from star_batch.report import Grid, Sample
 
 _PREFIX = "sample-"
@@ -84,9 +85,9 @@ def _rank(id: str) -> float:
 
 
 def _sample(record: Record, answer: Answer, reference: str | None) -> Sample:
-    pixels = record.image
-    assert isinstance(pixels, np.ndarray)
+    pixels = _shown(record)
     height, width = pixels.shape[:2]
+    is_whole = len(record.images) == 1
     return Sample(
         id=record.id,
         prompt=record.prompt or "",
@@ -97,8 +98,16 @@ def _sample(record: Record, answer: Answer, reference: str | None) -> Sample:
         height=height,
         num_visual=answer.num_visual or 0,
         kept=answer.kept or (),
-        grid=grid_of(height, width, answer.num_visual or 0),
+        grid=grid_of(height, width, answer.num_visual or 0) if is_whole else None,
     )
+
+
+def _shown(record: Record) -> NDArray[np.uint8]:
+    """Its first image, or the overview of that."""
+    picture = record.images[0]
+    assert isinstance(picture, Picture)
+    view: NDArray[np.uint8] = picture.views[0]
+    return view
 
 
 def grid_of(height: int, width: int, num_visual: int) -> Grid | None:
@@ -109,7 +118,7 @@ def grid_of(height: int, width: int, num_visual: int) -> Grid | None:
     return Grid(side=side, rows=height // side, columns=width // side)
 
 
-def _jpeg(pixels: Pixels) -> bytes:
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """What the model sees: the preprocessor has resized and cropped it, so that tokens lie where they belong."""
     picture, buffer = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))

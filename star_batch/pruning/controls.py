@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from star_batch.options import Pruning
-from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, resolve
+from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, budget_of, throughout
 
 
 def select_random(num_tokens: int, num_keep: int, seed: int) -> Tensor:
@@ -26,7 +26,7 @@ def select_stride(num_tokens: int, num_keep: int) -> Tensor:
 
 def plan_none(pruning: Pruning, num_layers: int) -> PruningPlan:
     """Every token in every layer."""
-    return PruningPlan(num_layers=num_layers, counts=lambda num_visual: (num_visual,), positions=pruning.positions)
+    return PruningPlan(num_layers=num_layers, schedule=lambda _, num_visual: (num_visual,), positions=pruning.positions)
 
 
 def plan_random(pruning: Pruning, num_layers: int) -> PruningPlan:
@@ -40,10 +40,11 @@ def plan_stride(pruning: Pruning, num_layers: int) -> PruningPlan:
 
 
 def _plan_early(early: EarlySelect, pruning: Pruning, num_layers: int) -> PruningPlan:
-    keep = pruning.keep or 1.0
     return PruningPlan(
         num_layers=num_layers,
-        counts=lambda num_visual: (resolve(keep, num_visual),),
+        schedule=throughout,
+        keep=pruning.keep,
+        budget=budget_of(pruning),
         early=early,
         positions=pruning.positions,
     )

@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from star_batch.errors import ConfigError
-from star_batch.options import Positions
+from star_batch.options import Positions, Pruning
+from star_batch.pruning import scores
 
 
 class VisualTokens(NamedTuple):
@@ -33,8 +34,8 @@ EarlySelect: TypeAlias = Callable[[VisualTokens, int], Tensor]
 LateSelect: TypeAlias = Callable[[Tensor, int], Tensor]
 """`(attention [H, T, N] of text rows on visual columns, num_keep) -> kept [num_keep]`."""
 
-Counts: TypeAlias = Callable[[int], tuple[int, ...]]
-"""`N -> visual tokens kept in each layer group`."""
+Schedule: TypeAlias = Callable[[int | float | None, int], tuple[int, ...]]
+"""`(keep, N) -> visual tokens kept in each layer group`, the later ones never more than the earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +47,35 @@ class LateStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MassBudget:
+    """A budget that follows the image: the fewest tokens that receive a share `mass` of its attention.
+
+    Never fewer than `least` nor more than `most`, numbers or shares of the image's tokens.
+    """
+
+    mass: float
+    least: int | float
+    most: int | float
+
+    def keep(self, attention: Tensor, num_visual: int) -> int:
+        """A number of tokens for an image of `num_visual`, from the attention `[H, Q, N]` that they receive."""
+        least, most = resolve(self.least, num_visual), resolve(self.most, num_visual)
+        return max(least, min(scores.num_for_mass(scores.received(attention), self.mass), most))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PruningPlan:
     """An early selection, late steps in rising order, and the counts of both.
 
-    The late steps cut the decoder into `len(late) + 1` layer groups. Counts depend on `N` alone, so a
-    sequence's length in every group is known before it is prefilled. With `is_per_record` two records
-    with the same image keep different tokens.
+    The late steps cut the decoder into `len(late) + 1` layer groups. Counts depend on an image alone, on its `N`
+    or with `budget` also on its attention, so a sequence's length in every group is known before it is
+    prefilled. With `is_per_record` two records with the same image keep different tokens.
     """
 
     num_layers: int
-    counts: Counts
+    schedule: Schedule
+    keep: int | float | None = None
+    budget: MassBudget | None = None
     early: EarlySelect | None = None
     late: tuple[LateStep, ...] = ()
     positions: Positions = "original"
@@ -67,16 +87,39 @@ class PruningPlan:
         bounds = [0, *(step.layer for step in self.late), self.num_layers]
         return tuple(range(first, end) for first, end in pairwise(bounds))
 
+    def counts(self, num_visual: int) -> tuple[int, ...]:
+        """Visual tokens in each layer group for an image of `num_visual`; with a `budget`, the most there may be."""
+        return self.schedule(self.keep if self.budget is None else self.budget.most, num_visual)
+
+    def counts_of(self, attention: Tensor, num_visual: int) -> tuple[int, ...]:
+        """The same for one image whose tokens receive the attention `[H, Q, N]`."""
+        keep = self.keep if self.budget is None else self.budget.keep(attention, num_visual)
+        return self.schedule(keep, num_visual)
+
     def layer_mean(self, num_visual: int) -> float:
         """Mean over layers of the visual tokens that a layer sees: the fair measure of cost."""
         total = sum(len(group) * count for group, count in zip(self.layer_groups, self.counts(num_visual), strict=True))
         return total / self.num_layers
 
 
+def budget_of(pruning: Pruning) -> MassBudget | None:
+    """The budget that `keep_mass` asks for, if it is set."""
+    if pruning.keep_mass is None:
+        return None
+    least = pruning.keep_least if pruning.keep_least is not None else 1
+    most = pruning.keep_most if pruning.keep_most is not None else 1.0
+    return MassBudget(mass=pruning.keep_mass, least=least, most=most)
+
+
 def resolve(amount: int | float, num_visual: int) -> int:
     """A number of tokens from a number or a share, at least 1 and at most all."""
     wanted = round(amount * num_visual) if isinstance(amount, float) else amount
     return max(1, min(wanted, num_visual))
+
+
+def throughout(keep: int | float | None, num_visual: int) -> tuple[int, ...]:
+    """The schedule of a method without a late step: every layer sees the same."""
+    return (resolve(keep if keep is not None else 1.0, num_visual),)
 
 
 def check_late_layer(layer: int, num_layers: int) -> None:

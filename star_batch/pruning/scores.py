@@ -33,6 +33,12 @@ def top(scores: Tensor, num_keep: int) -> Tensor:
     return ranked(scores)[..., :num_keep].sort(dim=-1).values
 
 
+def num_for_mass(scores: Tensor, mass: float) -> int:
+    """The fewest of scores `[N]`, best first, that add up to a share `mass` of their sum."""
+    shares = scores.sort(descending=True).values.cumsum(dim=0) / scores.sum()
+    return min(int((shares < mass).sum()) + 1, len(scores))
+
+
 def everything(num_tokens: int, device: torch.device) -> Tensor:
     """Indices of all tokens, `[N]`."""
     return torch.arange(num_tokens, device=device)

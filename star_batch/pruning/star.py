@@ -17,10 +17,9 @@ from functools import partial
 
 from torch import Tensor
 
-from star_batch.errors import ConfigError
 from star_batch.options import Pruning
 from star_batch.pruning import scores
-from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, check_late_layer, resolve
+from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, budget_of, check_late_layer, resolve
 
 
 def select_early(attention: Tensor, num_keep: int) -> Tensor:
@@ -59,7 +58,9 @@ def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
     check_late_layer(layer, num_layers)
     return PruningPlan(
         num_layers=num_layers,
-        counts=partial(_early_and_late, pruning, num_layers, layer),
+        schedule=partial(_early_and_late, pruning, num_layers, layer),
+        keep=pruning.keep,
+        budget=budget_of(pruning),
         early=_EARLY[pruning.early_scores],
         late=(LateStep(layer=layer, select=select_late),),
         positions=pruning.positions,
@@ -77,20 +78,22 @@ def _by_features(tokens: VisualTokens, num_keep: int) -> Tensor:
 _EARLY = {"encoder": _by_encoder, "features": _by_features}
 
 
-def _early_and_late(pruning: Pruning, num_layers: int, layer: int, num_visual: int) -> tuple[int, int]:
+def _early_and_late(
+    pruning: Pruning, num_layers: int, layer: int, keep: int | float | None, num_visual: int
+) -> tuple[int, int]:
     """Counts before and from `layer`, so that their mean over the layers is `keep` where the image allows."""
     early = _given(pruning.early_keep, num_visual)
     late = _given(pruning.late_keep, num_visual)
-    if pruning.keep is not None:
-        total = num_layers * resolve(pruning.keep, num_visual)
+    if keep is not None:
+        total = num_layers * resolve(keep, num_visual)
         before, after = layer, num_layers - layer
         if early is None:
             early = _clamp(_share(total, before, after, late), num_visual)
         if late is None:
             late = _clamp((total - before * early) / after, early)
-    if early is None or late is None or late > early:
-        raise ConfigError(f"early_keep={early} and late_keep={late}: the late stage keeps some of the early tokens")
-    return early, late
+    assert early is not None
+    assert late is not None, "two of the three are given"
+    return early, min(late, early)
 
 
 def _given(amount: int | float | None, num_visual: int) -> int | None:

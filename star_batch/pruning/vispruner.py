@@ -11,7 +11,7 @@ from torch import Tensor
 
 from star_batch.options import Pruning
 from star_batch.pruning import scores
-from star_batch.pruning.plan import PruningPlan, VisualTokens, resolve
+from star_batch.pruning.plan import PruningPlan, VisualTokens, budget_of, throughout
 
 _STEP = 8  # duplicates dropped per round; the authors' constant
 
@@ -72,7 +72,9 @@ def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
     """One early cut to `keep` tokens; every layer sees the same."""
     return PruningPlan(
         num_layers=num_layers,
-        counts=partial(_count, pruning.keep or 1.0),
+        schedule=throughout,
+        keep=pruning.keep,
+        budget=budget_of(pruning),
         early=partial(_early, important_ratio=pruning.important_ratio),
         positions=pruning.positions,
     )
@@ -80,7 +82,3 @@ def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
 
 def _early(tokens: VisualTokens, num_keep: int, important_ratio: float) -> Tensor:
     return select(tokens.attention, tokens.features, num_keep, important_ratio)
-
-
-def _count(keep: int | float, num_visual: int) -> tuple[int]:
-    return (resolve(keep, num_visual),)

@@ -8,7 +8,7 @@ from star_batch.bench.roofline import Cost, Job, decode_step_seconds, kv_bytes_p
 from star_batch.bench.shapes import SHAPES
 from star_batch.bench.subject import shape_config
 
-LLAVA = Cost.of(shape_config(SHAPES["llava-1.5-7b"]))
+LLAVA = Cost.of(shape_config(SHAPES["llava-1.5-7b"]), 576)
 H200 = Rates(flops=790e12, bandwidth=4.3e12)
 TEXT = 40
 
@@ -64,4 +64,4 @@ def test_grouped_heads_make_small_caches() -> None:
     text = AutoConfig.for_model("qwen2", hidden_size=3584, num_attention_heads=28, num_key_value_heads=4)
     text.num_hidden_layers = 28
     config = LlavaConfig(text_config=text, vision_feature_layer=-2)
-    assert Cost.of(config).kv_bytes_per_token(2) == 56 * 1024
+    assert Cost.of(config, 576).kv_bytes_per_token(2) == 56 * 1024

@@ -12,7 +12,7 @@ from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.choices import NEGLIGIBLE, ChoiceNode, ChoiceSearch, choice_trie
 from star_batch.engine.finish import extend
 from star_batch.engine.sampling import next_tokens, nucleus
-from star_batch.engine.sequence import EncodedImage, Limits, Sequence
+from star_batch.engine.sequence import EncodedImage, Limits, Sequence, SequenceImage, seed_of
 from star_batch.models import Prompt
 from tests.tiny import random_image, random_records
 
@@ -177,8 +177,7 @@ def weighed(
     """A sequence whose search has seen these logits after `output`."""
     sequence = Sequence(
         id="a",
-        prompt=Prompt((), ()),
-        pixels=None,
+        prompt=Prompt(((), ())),
         num_visual=1,
         counts=(1,),
         limits=Limits(max_new_tokens=5),
@@ -255,12 +254,12 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
         runner = engine._core._runner
         encode = runner.encode
 
-        def poisoned(sequences: Seq[Sequence]) -> list[EncodedImage]:
-            images = encode(sequences)
-            for sequence, image in zip(sequences, images, strict=True):
-                if sequence.id == "r2":
-                    image.visual = image.visual * torch.nan
-            return images
+        def poisoned(images: Seq[SequenceImage]) -> list[EncodedImage]:
+            encoded = encode(images)
+            for image, result in zip(images, encoded, strict=True):
+                if image.seed == seed_of("r2"):
+                    result.visual = result.visual * torch.nan
+            return encoded
 
         monkeypatch.setattr(runner, "encode", poisoned)
         found = [engine.answer(records, max_new_tokens=6) for _ in range(2)]

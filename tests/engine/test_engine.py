@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from star_batch.engine.scheduler import Batch
 from star_batch.engine.sequence import Sequence
 from star_batch.errors import ConfigError, ModelError, StarBatchError
 from star_batch.models import ImageFeatures
+from star_batch.records import Picture
 from tests.tiny import random_image, random_records, save_tiny
 
 
@@ -214,9 +216,16 @@ def test_an_id_that_is_no_text_is_refused(engine: Engine, id: object) -> None:
 
 
 def test_numbers_and_arrays_of_numpy_are_taken(engine: Engine) -> None:
-    mirrored = np.asarray(random_image(0, (56, 56)))[:, ::-1]
+    mirrored = Picture(np.asarray(random_image(0, (56, 56)))[None, :, ::-1], (56, 56))
     (found,) = engine.answer([Record("a", mirrored, "w1", max_new_tokens=np.int64(3))])  # type: ignore[arg-type]
     assert found.num_output == 3
+
+
+@pytest.mark.parametrize("views", [np.zeros((1, 28, 56, 3), np.uint8), np.zeros((1, 56, 56, 3), np.float32)])
+def test_a_picture_of_another_checkpoint_is_one_rows_error(engine: Engine, views: np.ndarray[Any, Any]) -> None:
+    (found,) = engine.answer([Record("a", Picture(views, (56, 56)), "w1")])
+    assert found.error_kind == "image_unreadable"
+    assert "expected uint8 of shape (1, 56, 56, 3)" in str(found.error)
 
 
 def test_a_closed_engine_says_so(tiny: str) -> None:
@@ -303,13 +312,13 @@ def test_every_encoder_call_has_the_same_shape(tiny: str, monkeypatch: pytest.Mo
         model, shapes = engine._core._runner.model, []
         encode = model.encode
 
-        def watched(pixels: Tensor) -> ImageFeatures:
-            shapes.append(tuple(pixels.shape))
-            return encode(pixels)
+        def watched(views: Tensor, sizes: list[tuple[int, int]]) -> ImageFeatures:
+            shapes.append(tuple(views.shape))
+            return encode(views, sizes)
 
         monkeypatch.setattr(model, "encode", watched)
         engine.answer(random_records(6), max_new_tokens=1)
-    assert shapes == [(4, 56, 56, 3)] * 2
+    assert shapes == [(4, 1, 56, 56, 3)] * 2
 
 
 def test_stop_tokens_are_those_of_the_generation_settings(tmp_path: Path) -> None:

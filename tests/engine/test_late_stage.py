@@ -48,10 +48,11 @@ class Reference:
     def _forward(
         self, sequence: EngineSequence, image: EncodedImage, output: list[int], late: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        before, after = len(sequence.prompt.before), [*sequence.prompt.after, *output]
+        first, last = sequence.prompt.texts
+        before, after = len(first), [*last, *output]
         visual = image.visual
         embed, kept = self.decoder.embed_tokens, image.kept
-        hidden = torch.cat([embed(torch.tensor(sequence.prompt.before)), visual, embed(torch.tensor(after))])
+        hidden = torch.cat([embed(torch.tensor(first)), visual, embed(torch.tensor(after))])
         positions = torch.cat(
             [
                 torch.arange(before),
@@ -91,7 +92,7 @@ def captured(engine: Engine, records: Sequence[Record]) -> list[tuple[EngineSequ
     prefill = engine._core._runner.prefill
 
     def spy(sequences: Sequence[EngineSequence]) -> Tensor:
-        caught.extend((s, s.image) for s in sequences if s.image is not None)
+        caught.extend((s, s.images[0].survivors) for s in sequences)
         return prefill(sequences)
 
     engine._core._runner.prefill = spy  # type: ignore[method-assign]
@@ -136,6 +137,10 @@ class _Shape:
     num_kv_heads, head_dim, dtype, device = 2, 8, torch.float32, torch.device("cpu")
 
 
+def span(start: int, before: int, visual: int, after: int) -> Span:
+    return Span(start, before + visual + after, torch.arange(before, before + visual), after)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, spans: list[Span]) -> PackedPrefill:
     cache = KVCache(_Shape(), [range(1)], [64])  # type: ignore[arg-type]
     batch = PackedPrefill(cache, spans, torch.arange(query.shape[1]), score_layer=0)
@@ -147,7 +152,7 @@ def test_a_later_token_changes_no_earlier_row() -> None:
     """Asked for attention weights, the library runs eagerly, where no mask means bidirectional: ours must not."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(heads, 20, 8, generator=generator) for heads in (4, 2, 2))
-    spans = [Span(0, 2, 6, 4), Span(12, 1, 4, 3)]
+    spans = [span(0, 2, 6, 4), span(12, 1, 4, 3)]
     first = attend(query, key, value, spans)
     for tensor in (query, key, value):
         tensor[:, 11] += 1.0
@@ -162,7 +167,7 @@ def test_a_later_token_changes_no_earlier_row() -> None:
 def test_scores_equal_eager_attention_under_an_explicit_causal_mask() -> None:
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(heads, 12, 8, generator=generator) for heads in (4, 2, 2))
-    scores = attend(query, key, value, [Span(0, 2, 6, 4)]).scores[0]
+    scores = attend(query, key, value, [span(0, 2, 6, 4)]).scores[0]
     mask = torch.full((12, 12), -torch.inf).triu(1)
     eager = (query @ key.repeat_interleave(2, 0).mT * 8**-0.5 + mask).softmax(-1)
     assert torch.allclose(scores, eager[:, 8:, 2:8], atol=1e-6)
@@ -170,4 +175,4 @@ def test_scores_equal_eager_attention_under_an_explicit_causal_mask() -> None:
 
 def test_without_text_after_the_image_the_last_row_stands_for_it() -> None:
     query, key, value = (torch.randn(heads, 8, 8) for heads in (4, 2, 2))
-    assert attend(query, key, value, [Span(0, 2, 6, 0)]).scores[0].shape == (4, 1, 6)
+    assert attend(query, key, value, [span(0, 2, 6, 0)]).scores[0].shape == (4, 1, 6)

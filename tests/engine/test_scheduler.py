@@ -16,8 +16,7 @@ def sequence(length: int, new_tokens: int = 4, late: int = 1) -> Sequence:
     """`length` tokens early: one of text, the rest visual."""
     return Sequence(
         id="",
-        prompt=Prompt((1,), ()),
-        pixels=None,
+        prompt=Prompt(((1,), ())),
         num_visual=length,
         counts=(length - 1, min(late, length - 1)),
         limits=Limits(max_new_tokens=new_tokens),

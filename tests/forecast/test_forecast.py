@@ -21,7 +21,7 @@ from star_batch.metrics import EngineStats
 from star_batch.models import Checkpoint
 from star_batch.options import Decoding
 from star_batch.pipeline.plan import plan_input
-from star_batch.records import Answer, Record
+from star_batch.records import Answer, Picture, Record
 from tests.pipeline.samples import job, rows, write
 
 
@@ -76,7 +76,7 @@ def test_lengths_and_what_fits() -> None:
 
 def test_parameters_are_counted_without_the_weights() -> None:
     """Biases and norms are left out, which is a hundredth of the small model and far less of a large one."""
-    counted = num_parameters(Cost.of(Checkpoint(name="demo").config()))
+    counted = num_parameters(Cost.of(Checkpoint(name="demo").config(), 144))
     with Engine.from_pretrained("demo", device="cpu") as engine:
         model = engine._core._runner.model
         parts = (getattr(model, name) for name in ("_encoder", "_projector", "_decoder", "_head"))
@@ -106,7 +106,8 @@ class Counting:
 
 
 def records(count: int) -> list[Record]:
-    return [Record(f"row-{n}", np.full((4, 4, 3), n, np.uint8), "what?") for n in range(count)]
+    pictures = [Picture(np.full((1, 4, 4, 3), n, np.uint8), (4, 4)) for n in range(count)]
+    return [Record(f"row-{n}", picture, "what?") for n, picture in enumerate(pictures)]
 
 
 def test_a_measured_engine_gets_every_row_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +122,7 @@ def test_a_measured_engine_gets_every_row_and_is_closed(monkeypatch: pytest.Monk
 def test_no_picture_comes_twice_while_it_may_be_in_flight() -> None:
     """The engine encodes equal pictures once, which would make a small sample look fast."""
     windows = list(islice(measuring._windows(records(5)), 40))
-    pictures = [record.image.tobytes() for window in windows for record in window]  # type: ignore[union-attr]
+    pictures = [picture.views.tobytes() for window in windows for record in window for picture in record.images]  # type: ignore[union-attr]
     assert len(pictures) == 320
     assert len(set(pictures)) == 320
 

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from star_batch.errors import ModelError
 from star_batch.models import Checkpoint, choose_device, choose_dtype, family_of, load_preprocessor
-from star_batch.models.llava import context_length
+from star_batch.models.adapter import context_length
 from tests.tiny import random_image, random_records, save_tiny
 
 
@@ -98,8 +98,7 @@ def test_prompts_are_tokenized_as_the_librarys_processor_does(tiny: Path) -> Non
         ids = inputs["input_ids"][0].tolist()
         prompt = ours.prompt(record.prompt)
         places = [i for i, token in enumerate(ids) if token == 4]
-        assert tuple(ids[: places[0]]) == prompt.before
-        assert tuple(ids[places[-1] + 1 :]) == prompt.after
+        assert (tuple(ids[: places[0]]), tuple(ids[places[-1] + 1 :])) == prompt.texts
 
 
 @pytest.mark.parametrize("size", [(80, 64), (20, 200), (56, 56)])
@@ -107,7 +106,7 @@ def test_normalised_pixels_equal_the_librarys(tiny: Path, size: tuple[int, int])
     image = random_image(3, size)
     expected = AutoProcessor.from_pretrained(tiny).image_processor(image, return_tensors="np")
     ours = load_preprocessor(str(tiny))
-    pixels = ours.pixels(image)
+    [pixels] = ours.picture(image).views
     assert pixels.dtype == np.uint8
     scheme = ours.normalisation
     normalised = (pixels * scheme.scale - np.array(scheme.mean)) / np.array(scheme.std)
@@ -144,7 +143,8 @@ def test_features_and_attention_equal_the_librarys(encoders, tower: str) -> None
     with torch.inference_mode():
         out = library.model.vision_tower(**inputs, output_hidden_states=True, output_attentions=True)
         preprocessor = load_preprocessor(str(folder))
-        features, attention = ours.encode(torch.from_numpy(np.stack([preprocessor.pixels(i) for i in images])))
+        views = [preprocessor.picture(image).views for image in images]
+        features, attention, _ = ours.encode(torch.from_numpy(np.stack(views)), [image.size for image in images])
     leading = int(tower == "clip")
     assert torch.allclose(features, out.hidden_states[-2][:, leading:], atol=1e-5)
     received = out.attentions[-2]
@@ -158,12 +158,12 @@ def test_an_image_is_encoded_alike_in_any_company(encoders, tower: str) -> None:
     """In a batch of one fixed shape, bit for bit: VisPruner would amplify any difference."""
     _, model = encoders[tower]
     generator = np.random.RandomState(0)
-    batch = torch.from_numpy(generator.randint(0, 255, (4, 56, 56, 3), dtype=np.uint8))
-    features, attention = model.encode(batch)
+    batch = torch.from_numpy(generator.randint(0, 255, (4, 1, 56, 56, 3), dtype=np.uint8))
+    features, attention, _ = model.encode(batch, [(56, 56)])
     for place in range(4):
         other = torch.zeros_like(batch)
         other[place] = batch[0]
-        again, seen = model.encode(other)
+        again, seen, _ = model.encode(other, [(56, 56)])
         assert again[place].equal(features[0])
         assert seen[place].equal(attention[0])
 
@@ -279,7 +279,7 @@ def test_one_beginning_of_sequence_whoever_puts_it_there(
     if template_starts_with_bos:
         template = tmp_path / "chat_template.jinja"
         template.write_text("<s> " + template.read_text())
-    before = load_preprocessor(str(tmp_path)).prompt("w1").before
+    before = load_preprocessor(str(tmp_path)).prompt("w1").texts[0]
     assert before.count(1) == 1
     assert before[0] == 1
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from star_batch.config import JobConfig, Model
@@ -20,7 +19,7 @@ from star_batch.options import Decoding
 from star_batch.pipeline import Backend
 from star_batch.pipeline.backend import Engine
 from star_batch.pipeline.preprocess import Preprocessor
-from star_batch.records import Answer, Record
+from star_batch.records import Answer, Picture, Record
 
 SIDE = 8
 DEADLY_SIZE = (13, 13)
@@ -64,10 +63,10 @@ def die(order: str) -> None:
 class FakePreprocessor:
     """Every image becomes `SIDE` x `SIDE` pixels."""
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+    def picture(self, image: Image.Image) -> Picture:
         if image.size == DEADLY_SIZE:
             _read_nothing()
-        return np.asarray(image.resize((SIDE, SIDE)), dtype=np.uint8)
+        return Picture(np.asarray(image.resize((SIDE, SIDE)), dtype=np.uint8)[None], (image.height, image.width))
 
 
 class FakeEngine:
@@ -114,7 +113,7 @@ class FakeEngine:
 
 def answer(record: Record) -> Answer:
     """What the fake model says about one record."""
-    assert isinstance(record.image, np.ndarray)
+    pictures = [image for image in record.images if isinstance(image, Picture)]
     assert record.prompt is not None
     if len(record.prompt) > 1000:
         return Answer.failed(record.id, PromptTooLong(f"{len(record.prompt)} characters"))
@@ -125,7 +124,11 @@ def answer(record: Record) -> Answer:
         os.kill(os.getpid(), signal.SIGKILL)
     if record.prompt.startswith(POISON):
         die(record.prompt.removeprefix(POISON))
-    text = record.choices[0] if record.choices else f"{record.prompt} {int(record.image.mean())}"
+    text = (
+        record.choices[0]
+        if record.choices
+        else f"{record.prompt} {' '.join(str(int(picture.views.mean())) for picture in pictures)}"
+    )
     return Answer(
         id=record.id,
         text=text,

@@ -31,13 +31,19 @@ def prepare(path: Path, records: list[dict[str, Any]], types: dict[str, Any], **
     return [row for table in tables for row in table.to_pylist()]
 
 
+def colour(row: dict[str, Any]) -> int:
+    """Of the first image."""
+    return int(row["pictures"][0]["pixels"][0])
+
+
 def test_a_good_row(tmp_path: Path) -> None:
     record = {"image": png(7), "question": "q", "tokens": 5, "choices": ["a", "b"], "truth": 3}
     more = {"max_new_tokens_column": "tokens", "choices_column": "choices", "reference_column": "truth"}
     [row] = prepare(tmp_path, [record], TYPES, keep_columns=["question", "truth"], **more)
     assert row["id"] == "a.parquet#0"
-    assert row["pixels"] == bytes([7]) * (SIDE * SIDE * 3)
-    assert (row["height"], row["width"]) == (SIDE, SIDE)
+    assert row["pictures"] == [
+        {"pixels": bytes([7]) * (SIDE * SIDE * 3), "shape": [1, SIDE, SIDE, 3], "size": [10, 12]}
+    ]
     assert (row["prompt"], row["max_new_tokens"], row["choices"], row["reference"]) == ("q", 5, ["a", "b"], "3")
     assert (row["keep:question"], row["keep:truth"]) == ("q", 3)
     assert row["error"] is None
@@ -70,7 +76,7 @@ def test_a_bad_row_becomes_an_error_row_between_good_ones(tmp_path: Path, change
     before, bad, after = prepare(tmp_path, [good, good | change, good], TYPES, **more)
     assert bad["error_type"] == kind
     assert bad["error"]
-    assert bad["pixels"] is None
+    assert bad["pictures"] is None
     assert bad["id"] == "a.parquet#1"
     assert before["error"] is None
     assert after["error"] is None
@@ -107,7 +113,7 @@ def test_images_by_path(tmp_path: Path) -> None:
     paths = ["pictures/a.png", str(tmp_path / "b.png"), f"file://{tmp_path}/b.png", "empty.png", "none.png", "", None]
     records = [{"image": path, "question": "q"} for path in paths]
     found = prepare(tmp_path, records, TYPES | {"image": pa.string()})
-    assert [row["pixels"][0] if row["pixels"] else row["error_type"] for row in found] == [
+    assert [colour(row) if row["pictures"] else row["error_type"] for row in found] == [
         1,
         2,
         2,
@@ -134,12 +140,27 @@ def test_the_pair_of_bytes_and_path_that_datasets_write(tmp_path: Path) -> None:
     pairs = [{"bytes": png(1), "path": "x.png"}, {"bytes": None, "path": str(tmp_path / "b.png")}, None]
     pair = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     found = prepare(tmp_path, [{"image": p, "question": "q"} for p in pairs], TYPES | {"image": pair})
-    assert [row["pixels"][0] if row["pixels"] else row["error_type"] for row in found] == [1, 2, "image_missing"]
+    assert [colour(row) if row["pictures"] else row["error_type"] for row in found] == [1, 2, "image_missing"]
+
+
+def test_several_images_of_one_row(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(png(2))
+    pair = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns: dict[pa.DataType, list[Any]] = {
+        pa.list_(pa.binary()): [[png(1), png(2)], [png(3)], [], None, [png(1), None], [png(1), b"?"]],
+        pa.large_list(pair): [[{"bytes": png(1), "path": None}, {"bytes": None, "path": str(tmp_path / "b.png")}]],
+    }
+    for number, (type, values) in enumerate(columns.items()):
+        records = [{"image": value, "question": "q"} for value in values]
+        found = prepare(tmp_path / str(number), records, TYPES | {"image": type})
+        assert [picture["pixels"][0] for picture in found[0]["pictures"]] == [1, 2]
+        kinds = [row["error_type"] for row in found[1:]]
+        assert kinds == [None, "image_missing", "image_missing", "image_missing", "image_unreadable"][: len(kinds)]
 
 
 def test_a_failure_that_is_no_rows_fault_rises(tmp_path: Path) -> None:
     class Broken(FakePreprocessor):
-        def pixels(self, image: Any) -> Any:
+        def picture(self, image: Any) -> Any:
             raise RuntimeError("wrong processor")
 
     config = input_config(

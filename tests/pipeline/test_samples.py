@@ -12,7 +12,7 @@ from PIL import Image
 from star_batch.models import load_preprocessor
 from star_batch.pipeline.samples import Sampler, grid_of, read_samples
 from star_batch.pipeline.storage import Location
-from star_batch.records import Answer, Pixels, Record
+from star_batch.records import Answer, Picture, Record
 
 FINGERPRINT = "f"
 
@@ -26,9 +26,9 @@ def sampler(output: Location, num_samples: int = 10, num_rows: int = 10, fingerp
     return Sampler.of(output, fingerprint, num_samples=num_samples, num_rows=num_rows)
 
 
-def row(id: str, pixels: Pixels | None = None) -> tuple[Record, Answer, str | None]:
-    image = pixels if pixels is not None else np.zeros((8, 8, 3), np.uint8)
-    return Record(id, image, "what?"), Answer(id=id, text="a cat", num_visual=64, kept=((1, 2), (2,))), "a dog"
+def row(id: str, picture: Picture | None = None) -> tuple[Record, Answer, str | None]:
+    image = picture if picture is not None else Picture(np.zeros((1, 8, 8, 3), np.uint8), (8, 8))
+    return Record(id, [image], "what?"), Answer(id=id, text="a cat", num_visual=64, kept=((1, 2), (2,))), "a dog"
 
 
 def test_about_as_many_rows_as_asked_for_are_picked_whatever_their_order(output: Location) -> None:
@@ -73,6 +73,18 @@ def test_an_answer_without_indices_is_shown_as_it_is(output: Location) -> None:
     assert (sample.kept, sample.grid, sample.reference) == ((), None, None)
 
 
+def test_of_tiles_the_overview_is_shown_and_of_several_images_the_first(output: Location) -> None:
+    """Where their tokens lie on it nobody can draw, so nobody does."""
+    tiled = Picture(np.stack([np.full((8, 8, 3), grey, np.uint8) for grey in (200, 0, 0)]), (8, 16))
+    other = Picture(np.zeros((1, 4, 4, 3), np.uint8), (4, 4))
+    for images, num_visual in (([tiled], 200), ([tiled, other], 64)):
+        record = Record("a", images, "what?")
+        sampler(output).keep([(record, Answer(id="a", text="x", num_visual=num_visual, kept=((1,), (1,))), None)])
+        [sample] = read_samples(output, FINGERPRINT)
+        assert sample.grid is None
+        assert np.asarray(Image.open(io.BytesIO(sample.picture))).min() > 190
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 32), st.data())
 def test_a_grid_has_as_many_cells_as_there_are_tokens(rows: int, columns: int, side: int, data: st.DataObject) -> None:
     height, width = rows * side, columns * side
@@ -95,8 +107,8 @@ def test_the_picture_is_what_the_model_sees_of_a_wide_image(output: Location) ->
     wide = np.zeros((168, 504, 3), np.uint8)
     wide[:, :168], wide[:, 168:336], wide[:, 336:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     wide[:14, 168:182] = (255, 255, 255)
-    pixels = load_preprocessor("demo").pixels(Image.fromarray(wide))
-    sampler(output).keep([row("a", pixels)])
+    picture = load_preprocessor("demo").picture(Image.fromarray(wide))
+    sampler(output).keep([row("a", picture)])
     [sample] = read_samples(output, FINGERPRINT)
     shown = np.asarray(Image.open(io.BytesIO(sample.picture)).convert("RGB")).astype(int)
     assert shown.shape == (168, 168, 3)
