@@ -123,7 +123,7 @@ def labels_of(metrics: list[Metric[Any]]) -> Iterator[str]:
 
 
 def test_labels_are_few_and_hold_no_id() -> None:
-    allowed = {"outcome", "error_type", "direction", "stage", "phase", "group", "reason", "label"}
+    allowed = {"outcome", "error_type", "direction", "stage", "phase", "group", "reason", "label", "question"}
     assert set(labels_of(EVERY)) == allowed
 
 
