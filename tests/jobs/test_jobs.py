@@ -5,12 +5,14 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from star_batch.cli.demo import DEMO_KEEP
 from star_batch.config import load_config
@@ -239,6 +241,12 @@ def test_a_wrong_job_stops_before_anything_is_started(tmp_path: Path, job: str, 
 @pytest.mark.parametrize("name", ["caption", "label", "answer"])
 def test_the_file_beside_each_job_is_a_job(name: str) -> None:
     load_config(ROOT / "jobs" / f"{name}.yaml", {})
+
+
+def test_what_travels_with_a_job_is_what_the_package_needs() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    sent = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["uv"]
+    assert sent == [requirement for requirement in needed if not requirement.startswith("ray[")]
 
 
 def test_an_output_for_each_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def ignored(path: str) -> bool:
 
 def test_what_is_copied_is_there_and_sent_to_the_builder() -> None:
     sources = [name for value in values("COPY") if "--from=" not in value for name in value.split()[:-1]]
-    assert set(sources) == {"pyproject.toml", "README.md", "LICENSE", "star_batch"}
+    assert set(sources) == {"pyproject.toml", "README.md", "LICENSE", "star_batch", "jobs"}
     for source in sources:
         assert (ROOT / source).exists()
         assert not ignored(source)
