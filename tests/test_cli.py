@@ -530,8 +530,36 @@ def test_compare_prints_a_line_per_method(monkeypatch: pytest.MonkeyPatch) -> No
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].split() == ["none", "36.0", "100.0", "±", "0.0", "5.0"]
-    assert lines[2].split() == ["star", "(encoder)", "36.0", "90.0", "±", "9.5", "-10.0", "±", "9.5", "5.0"]
+    assert lines[2].split() == ["star", "(encoder)", "36.0", "90.0", "±", "9.5", "5.0", "-10.0", "±", "9.5"]
     assert "1 of 3: none, keep all" in result.stderr
+
+
+def test_compare_sets_budgets_that_follow_the_image_against_fixed_ones_of_the_same_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Pruning] = []
+
+    def measure(pruning: Pruning, given: list[dict[str, Any]], **_: str) -> Measured:
+        seen.append(pruning)
+        result = measured(pruning, [True] * 9 + [pruning.keep_mass is not None])
+        return replace(result, layer_tokens=35.7 if pruning.keep_mass else 36.0)
+
+    monkeypatch.setattr(cli.demo, "measure", measure)
+    result = invoke("demo", "--compare", "--rows", "10", "--keep-mass", "0.6")
+    assert result.exit_code == 0, result.stderr
+    methods = ("vispruner", "star")
+    assert seen == [Pruning(method=m, **budget) for m in methods for budget in ({"keep_mass": 0.6}, {"keep": 36})]  # type: ignore[arg-type]
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["vispruner,", "mass", "0.6", "35.7", "100.0", "±", "0.0", "5.0", "+10.0", "±", "9.5"]
+    assert lines[2].split() == ["vispruner", "36.0", "90.0", "±", "9.5", "5.0"]
+
+
+@pytest.mark.parametrize("more", [[], ["--compare", "--keep", "36"]])
+def test_keep_mass_belongs_to_compare_and_takes_the_place_of_keep(more: list[str]) -> None:
+    result = invoke("demo", "--keep-mass", "0.6", *more)
+    assert result.exit_code == 2
+    assert "--keep-mass goes with --compare, and without --keep" in result.stderr
 
 
 def test_the_demo_asks_a_job_of_its_own_scenes(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

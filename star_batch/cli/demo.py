@@ -10,8 +10,8 @@ import typer
 from star_batch.cli.options import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
 from star_batch.cli.run import run_job
 from star_batch.config import JobConfig, Model, load_config
-from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings
-from star_batch.errors import Interrupted, OutputError
+from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass
+from star_batch.errors import ConfigError, Interrupted, OutputError
 from star_batch.options import Pruning
 from star_batch.terminal import out, show_list, show_table, working
 
@@ -25,6 +25,7 @@ _DEMO_SEED = 2026
 
 _ROWS_HELP = f"Questions to ask ({DEMO_ROWS:,}; {COMPARE_ROWS:,} with --compare)."
 _COMPARE_HELP = "Measure the methods side by side instead, without Ray."
+_MASS_HELP = "Compare budgets that follow the image, up to this share of its attention, with fixed ones."
 
 
 def demo(
@@ -33,6 +34,7 @@ def demo(
     method: MethodName = None,
     keep: Keep = None,
     compare: Annotated[bool, typer.Option("--compare", help=_COMPARE_HELP)] = False,
+    keep_mass: Annotated[float | None, typer.Option(metavar="SHARE", help=_MASS_HELP)] = None,
     device: Device = None,
     dtype: DtypeName = None,
     verbose: Verbose = False,
@@ -52,10 +54,18 @@ def demo(
     Accuracy and speed of the pruning methods at equal cost:
       star-batch demo --compare
       star-batch demo --compare --keep 36 --rows 2000
+    \b
+    Budgets that follow the image against fixed ones, at equal mean cost:
+      star-batch demo --compare --keep-mass 0.6
     """
+    if keep_mass is not None and (not compare or keep is not None):
+        raise ConfigError("--keep-mass goes with --compare, and without --keep")
     config = _demo_config(output, method or "star", keep, device=device, dtype=dtype)
     if compare:
-        _compare(config.model, rows or COMPARE_ROWS, method, keep)
+        if keep_mass is not None:
+            _compare_budgets(config.model, rows or COMPARE_ROWS, method, keep_mass)
+        else:
+            _compare(config.model, rows or COMPARE_ROWS, method, keep)
         return
     _write_scenes(output / "input", rows or DEMO_ROWS)
     try:
@@ -125,10 +135,24 @@ def _compare(model: Model, num_rows: int, method: str | None, keep: int | float 
     for number, pruning in enumerate(prunings, start=1):
         with working(f"{number} of {len(prunings)}: {_name(pruning)}, keep {pruning.keep or 'all'}"):
             measured.append(measure(pruning, rows, device=model.device, dtype=model.dtype))
-    show_table(
-        ("Method", "Tokens", "Accuracy", "Against none", "Images/s"),
-        [_comparison_row(result, measured[0]) for result in measured],
-    )
+    baseline = measured[0]
+    lines = [(*_comparison_row(result), _against(result, baseline)) for result in measured]
+    show_table(("Method", "Tokens", "Accuracy", "Images/s", "Against none"), lines)
+    out.print(_COMPARE_NOTE.format(rows=num_rows), style="dim")
+
+
+def _compare_budgets(model: Model, num_rows: int, method: str | None, keep_mass: float) -> None:
+    """Each method with budgets that follow the image, then with one for all at the mean cost of the first."""
+    rows, lines = held_out(num_rows), []
+    for pruning in settings_of_mass(keep_mass):
+        if method not in (None, pruning.method):
+            continue
+        with working(f"{_name(pruning)}, then a fixed budget"):
+            following = measure(pruning, rows, device=model.device, dtype=model.dtype)
+            fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
+        lines.append((*_comparison_row(following), _against(following, fixed)))
+        lines.append((*_comparison_row(fixed), ""))
+    show_table(("Method", "Tokens", "Accuracy", "Images/s", "Against fixed"), lines)
     out.print(_COMPARE_NOTE.format(rows=num_rows), style="dim")
 
 
@@ -141,15 +165,20 @@ _COMPARE_NOTE = (
 
 def _name(pruning: Pruning) -> str:
     scores = f" ({pruning.early_scores})" if pruning.method == "star" else ""
-    return pruning.method + scores
+    mass = f", mass {pruning.keep_mass:g}" if pruning.keep_mass is not None else ""
+    return pruning.method + scores + mass
 
 
-def _comparison_row(result: Measured, baseline: Measured) -> tuple[str, ...]:
-    gain, error = result.gain_over(baseline)
+def _comparison_row(result: Measured) -> tuple[str, ...]:
     return (
         _name(result.pruning),
         f"{result.layer_tokens:.1f}",
         f"{100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f}",
-        "" if result is baseline else f"{100 * gain:+.1f} ± {100 * error:.1f}",
         f"{result.images_per_second:,.1f}",
     )
+
+
+def _against(result: Measured, other: Measured) -> str:
+    """Points that it is above another, of the same rows; nothing of itself."""
+    gain, error = result.gain_over(other)
+    return "" if result is other else f"{100 * gain:+.1f} ± {100 * error:.1f}"

@@ -7,12 +7,12 @@ this process, without Ray, so that nothing but the pruning differs.
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from star_batch.demo.scenes import make_rows
 from star_batch.metrics import EngineStats
-from star_batch.options import Decoding, Dtype, Pruning
+from star_batch.options import Decoding, Dtype, Method, Pruning
 from star_batch.records import Answer, Record, matches
 
 KEEPS = (72, 36, 18)
@@ -35,6 +35,11 @@ class Measured:
     is_correct: tuple[bool, ...]
     layer_tokens: float
     seconds: float
+
+    @property
+    def as_fixed(self) -> Pruning:
+        """The same method with one budget for all images, at the mean cost that was measured."""
+        return replace(self.pruning, keep=round(self.layer_tokens), keep_mass=None)
 
     @property
     def images_per_second(self) -> float:
@@ -61,6 +66,12 @@ class Measured:
 def settings(keeps: Sequence[int | float] = KEEPS) -> list[Pruning]:
     """Everything that is compared; `none` comes first, as the others are measured against it."""
     return [Pruning(), *(pruning for keep in keeps for pruning in _at(keep))]
+
+
+def settings_of_mass(mass: float) -> list[Pruning]:
+    """The methods that score tokens early, with budgets that follow the image."""
+    methods: tuple[Method, ...] = ("vispruner", "star")
+    return [Pruning(method=method, keep_mass=mass) for method in methods]
 
 
 def _at(keep: int | float) -> tuple[Pruning, ...]:
