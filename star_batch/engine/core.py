@@ -53,11 +53,11 @@ class Core:
 
     def step(self) -> list[Sequence]:
         """Run one batch; the sequences that finished with it."""
-        self._encode_ahead()
+        failed = self._encode_ahead()
         batch = self._scheduler.schedule()
         if batch is None:
             assert not self._scheduler.waiting, "nothing runs, yet what waits does not fit: pages were lost"
-            return []
+            return failed
         if batch.phase == "decode":
             self._stats.decode_slots += self._scheduler.budget.max_rows
         start = time.perf_counter()
@@ -66,10 +66,15 @@ class Core:
         self._readings.observe(batch.phase, rows=len(batch.sequences), seconds=time.perf_counter() - start)
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
             self._scheduler.shrink(batch)
-        return self._finish(batch.sequences)
+        return failed + self._finish(batch.sequences)
 
-    def _encode_ahead(self) -> None:
-        """Keep a full set of rows waiting, so that there are like lengths to choose from."""
+    def _encode_ahead(self) -> list[Sequence]:
+        """Keep a full set of rows waiting, so that there are like lengths to choose from.
+
+        Returns:
+            Rows that have an image which does not fit.
+        """
+        failed: list[Sequence] = []
         while self._unseen and len(self._scheduler.waiting) < self._scheduler.budget.max_rows:
             rows, fresh = self._take_unseen()
             start = time.perf_counter()
@@ -78,7 +83,11 @@ class Core:
             for sequence in rows:
                 if any(image.key in encoded for image in sequence.images):
                     sequence.clock.vision = seconds
-                self._add_encoded(sequence)
+                if all(image.key in self._images for image in sequence.images):
+                    self._add_encoded(sequence)
+                else:
+                    failed.append(self._refuse(sequence))
+        return failed
 
     def _take_unseen(self) -> tuple[list[Sequence], dict[bytes, SequenceImage]]:
         """The next rows, and their new images by key: as many as one encoder call takes, or those of one row."""
@@ -95,13 +104,33 @@ class Core:
         return rows, fresh
 
     def _encode(self, fresh: list[SequenceImage]) -> dict[bytes, EncodedImage]:
-        """Encoded images by key; they are held here until the rows hold them."""
+        """Encoded images by key; they are held here until the rows hold them.
+
+        Out of memory, half as many at once from now on; one that does not fit alone is left out.
+        """
         encoded: dict[bytes, EncodedImage] = {}
-        for first in range(0, len(fresh), self._runner.vision_batch):
-            part = fresh[first : first + self._runner.vision_batch]
-            encoded |= zip((image.key for image in part), self._runner.encode(part), strict=True)
+        while fresh:
+            part = fresh[: self._runner.vision_batch]
+            images = self._encode_at_once(part)
+            if images is None and self._runner.vision_batch > 1:
+                self._runner.vision_batch //= 2
+                continue
+            encoded |= zip((image.key for image in part), images or (), strict=False)
+            fresh = fresh[len(part) :]
         self._images.update(encoded)
         return encoded
+
+    def _encode_at_once(self, images: list[SequenceImage]) -> list[EncodedImage] | None:
+        """None: the device has not the memory."""
+        try:
+            return self._runner.encode(images)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _refuse(self, sequence: Sequence) -> Sequence:
+        sequence.error = RowTooLarge("the device ran out of memory on one of the row's images alone")
+        self._stats.rows_failed += 1
+        return sequence
 
     def _add_encoded(self, sequence: Sequence) -> None:
         for image in sequence.images:
@@ -112,8 +141,6 @@ class Core:
 
     def _run(self, phase: Phase, sequences: list[Sequence]) -> int:
         """Extend every sequence by a token. Out of memory, the batch is run in halves; a lone row fails alone.
-
-        Encoding is not covered: its shape is fixed, so if it does not fit once it never will.
 
         Returns:
             How many runs it took.

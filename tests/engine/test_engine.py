@@ -15,7 +15,7 @@ from torch import Tensor
 
 from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.scheduler import Batch
-from star_batch.engine.sequence import Sequence
+from star_batch.engine.sequence import Sequence, SequenceImage
 from star_batch.errors import ConfigError, ModelError, StarBatchError
 from star_batch.models import ImageFeatures
 from star_batch.records import Picture
@@ -193,6 +193,42 @@ def test_out_of_memory_halves_the_batch_and_fails_a_lone_row_alone(tiny: str, mo
     assert [a.error_kind for a in found] == [None] * 4 + ["row_too_large"] + [None] * 4
     del expected[4], found[4]
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
+def test_out_of_memory_while_encoding_halves_the_micro_batch(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = random_records(9)
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=8)) as engine:
+        expected = engine.answer(records, max_new_tokens=6)
+        runner = engine._core._runner
+        encode = runner.model.encode
+
+        def with_memory_for_three(views: Tensor, sizes: list[tuple[int, int]]) -> ImageFeatures:
+            if len(views) > 3:
+                raise torch.OutOfMemoryError("no memory for that many images")
+            return encode(views, sizes)
+
+        monkeypatch.setattr(runner.model, "encode", with_memory_for_three)
+        found = engine.answer(records, max_new_tokens=6)
+        assert runner.vision_batch == 2
+    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
+def test_an_image_that_does_not_fit_alone_fails_its_rows_alone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Image.new("RGB", (60, 60), "white")
+    records = [Record(f"bad{i}", bad, "w1 w2", max_new_tokens=3) for i in range(2)] + random_records(3)
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=4)) as engine:
+        runner = engine._core._runner
+        encode = runner.encode
+
+        def without_memory(images: list[SequenceImage]) -> object:
+            if any((image.source.views == 255).all() for image in images):
+                raise torch.OutOfMemoryError("no memory for this image")
+            return encode(images)
+
+        monkeypatch.setattr(runner, "encode", without_memory)
+        found = engine.answer(records, max_new_tokens=3)
+        assert engine.stats().rows_failed == 2
+    assert [a.error_kind for a in found] == ["row_too_large"] * 2 + [None] * 3
 
 
 def _with_memory_for(rows: int, run: Callable[[list[Sequence]], Tensor], sizes: list[int]) -> object:
