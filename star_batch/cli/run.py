@@ -119,5 +119,5 @@ def run_job(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFor
 def _files(output: str) -> list[tuple[str, str]]:
     folder = output.rstrip("/")
     files = [("answers", f"{folder}/answers"), ("numbers", f"{folder}/_metrics/summary.json")]
-    report = f"{folder}/report.html"
-    return [*files, ("report", report)] if Path(report).exists() else files
+    others = (("results", "output.jsonl"), ("failures", "errors.jsonl"), ("report", "report.html"))
+    return files + [(name, f"{folder}/{file}") for name, file in others if Path(folder, file).exists()]

@@ -41,7 +41,7 @@ def list_images(folders: Iterable[Location], root: str) -> pa.ChunkedArray:
     shown = ", ".join(place.shown for place in places)
     if others:
         kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in others.most_common(_NUM_SHOWN))
-        logger.info("%s: %s files that are no images by name are left alone (%s)", shown, f"{others.total():,}", kinds)
+        logger.info("%s: left alone, as no images by their names: %s", shown, kinds)
     if not chunks:
         raise InputError(f"{shown}: no images there ({', '.join(SUFFIXES)})")
     found = pc.unique(pa.chunked_array(chunks))

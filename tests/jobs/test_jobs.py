@@ -249,10 +249,8 @@ def test_what_travels_with_a_job_is_what_the_package_needs() -> None:
     assert sent == [requirement for requirement in needed if not requirement.startswith("ray[")]
 
 
-def test_an_output_for_each_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    from jobs.caption import caption
-
+def test_an_output_for_each_day() -> None:
+    caption = runpy.run_path(str(ROOT / "jobs" / "caption.py"))["caption"]
     flags = {"input.path": "s3://b/{yesterday}/", "output.path": "s3://b/out/{date}/"}
     found = caption(load_config(ROOT / "jobs" / "caption.yaml", flags))
     assert found.input.paths[0] < found.output.path.replace("/out/", "/")

@@ -58,7 +58,7 @@ def test_images_by_their_names_in_order(photos: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO, logger="star_batch"):
         assert ids(plan_input(images(photos))) == FOUND
     [said] = caplog.messages
-    assert said.startswith(f"{photos}: 2 files that are no images by name are left alone (")
+    assert said.startswith(f"{photos}: left alone, as no images by their names: ")
     assert all(kind in said for kind in (".txt 1", "without a suffix 1"))
 
 
