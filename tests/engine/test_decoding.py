@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
@@ -153,6 +153,7 @@ def exactly(node: ChoiceNode, path: tuple[int, ...] = (), mass: float = 1.0) -> 
     return found
 
 
+@settings(deadline=None)
 @given(st.sets(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=40))
 def test_the_search_finds_the_likeliest_choice_by_steps_that_a_cache_allows(choices: set[tuple[int, ...]]) -> None:
     token_ids = {str(choice): choice for choice in sorted(choices)}

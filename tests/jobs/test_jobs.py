@@ -2,6 +2,7 @@
 
 import base64
 import json
+import runpy
 import shutil
 import subprocess
 import sys

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from star_batch.config import Cluster
 from star_batch.errors import Interrupted
 from star_batch.pipeline import Progress, run
+from star_batch.pipeline.cluster import address_of
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, without_remarks, write
 
@@ -148,3 +150,22 @@ def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
     assert printed.startswith("6 Ray on 127.0.0.1:9: ")
     assert complained == ""
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("configured", "environment", "address"),
+    [
+        (None, None, None),
+        (None, "", None),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("auto", "10.0.0.1:6379", "auto"),
+        (None, "http://10.0.0.1:8265", None),  # where `ray job submit` goes, and no driver can
+    ],
+)
+def test_which_cluster_is_joined(
+    monkeypatch: pytest.MonkeyPatch, configured: str | None, environment: str | None, address: str | None
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    assert address_of(Cluster(address=configured)) == address

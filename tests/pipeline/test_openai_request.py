@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from star_batch.pipeline.openai_request import COLUMNS, to_row
@@ -129,12 +129,13 @@ def test_a_line_that_is_no_request_is_a_row_all_the_same(line: bytes, name: str 
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.sampled_from(["messages", "max_tokens", "temperature", "seed", "stop", "n", "user"]), JSON))
 def test_no_body_whatever_is_more_than_a_row(body: dict[str, Any]) -> None:
     found = row(request(**body))
