@@ -19,8 +19,12 @@ T = TypeVar("T")
 
 DEFAULT_OUTPUT = Path("star-batch-bench")
 REQUESTS, MIX_REQUESTS, MIX_SLOTS = 64, 16384, 64
+NATIVE_REQUESTS, NATIVE_SLOTS = 512, 32
 GENERATE_BATCHES = (1, 16, 32)
 TABLE_WIDTH = 100
+
+
+_NATIVE_HELP = "The same with images of many shapes, through the engine with a tiny model."
 
 
 def _text(metavar: str, help: str) -> Any:
@@ -39,7 +43,7 @@ def bench(
     keep: Annotated[str | None, _text("LIST", "Layer-mean visual tokens (a ninth and a third).")] = None,
     answer_tokens: Annotated[str, _text("LIST", "Lengths of the answers.")] = "3,20,60",
     generate_batches: Annotated[str | None, _text("LIST", "Batches of transformers' generate (1,16,32).")] = None,
-    requests: Annotated[int | None, _count("Requests that everybody answers (64; 16,384 with --mix).")] = None,
+    requests: Annotated[int | None, _count("Requests that everybody answers (64; --mix 16,384; --native 512).")] = None,
     prompt_words: Annotated[str, _text("A:B", "Words of a random prompt.")] = "8:48",
     input: Annotated[Path | None, _text("PATH", "Parquet with an image column to ask about instead.")] = None,
     prompt_column: Annotated[str, _text("COLUMN", "Its questions.")] = "question",
@@ -54,6 +58,7 @@ def bench(
     output: Annotated[Path, _text("FOLDER", "For bench.json, bench.csv, bench.png.")] = DEFAULT_OUTPUT,
     wide: Annotated[bool, typer.Option("--wide", help="A second table: stages, memory, padding.")] = False,
     mix: Annotated[bool, typer.Option("--mix", help="How full batches of mixed lengths are; no model.")] = False,
+    native: Annotated[bool, typer.Option("--native", help=_NATIVE_HELP)] = False,
     scale: Annotated[bool, typer.Option("--scale", help="The pipeline with engines that only sleep.")] = False,
     actors: Annotated[str, _text("LIST", "Engines side by side, with --scale.")] = "1,2,4,8,16",
     actor_rate: Annotated[float, _text("R", "Rows/s of a sleeping engine, with --scale.")] = 50.0,
@@ -71,11 +76,14 @@ def bench(
       star-batch bench --shape 94m --requests 32 --answer-tokens 16
       star-batch bench --model demo --requests 256 --answer-tokens 8
       star-batch bench --mix
+      star-batch bench --native
       star-batch bench --scale --actors 1,4,16
     """
     err = Console(markup=False, highlight=False, stderr=True)
     say: Callable[[str], None] = (lambda _: None) if quiet else (lambda line: err.print(line, soft_wrap=True))
-    if mix:
+    if native:
+        _native(_console(), say, requests or NATIVE_REQUESTS, max_rows or NATIVE_SLOTS, seed)
+    elif mix:
         _mix(_console(), requests or MIX_REQUESTS, max_rows or MIX_SLOTS, seed)
     elif scale:
         _scale(_console(), say, _list(actors, int, "actors"), rate=actor_rate, seconds=seconds, output=output)
@@ -135,6 +143,17 @@ def _mix(out: Console, num_requests: int, slots: int, seed: int) -> None:
 
     out.print(f"{num_requests:,} requests, {slots} decode slots", soft_wrap=True)
     out.print(mix_table(compare_policies(make_mix(num_requests, seed), slots)))
+    out.print(_MIX_NOTE, soft_wrap=True)
+
+
+def _native(out: Console, say: Callable[[str], None], num_requests: int, slots: int, seed: int) -> None:
+    from star_batch.bench.native import compare_natively
+    from star_batch.bench.table import native_table
+
+    say("answering the same requests under every policy")
+    outcomes = compare_natively(num_requests, slots, seed)
+    out.print(f"{num_requests:,} requests at native resolution, {slots} decode slots, CPU", soft_wrap=True)
+    out.print(native_table(outcomes))
     out.print(_MIX_NOTE, soft_wrap=True)
 
 

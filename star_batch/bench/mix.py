@@ -52,8 +52,18 @@ class Outcome:
     key_padding: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOutcome:
+    """How full the batches of a policy were in the real engine, and how fast its rows came out."""
+
+    batches: Outcome
+    rows_per_second: float
+
+
 @dataclass(slots=True)
-class _Tally:
+class Tally:
+    """What a policy's batches held, added up."""
+
     slots: int
     prefills: int = 0
     rows: int = 0
@@ -115,9 +125,9 @@ def compare_policies(mix: Sequence[Length], slots: int) -> list[Outcome]:
     ]
 
 
-def _static(mix: Sequence[Length], slots: int) -> _Tally:
+def _static(mix: Sequence[Length], slots: int) -> Tally:
     """As many rows as there are slots, in the order of arrival; nobody leaves before the last is done."""
-    tally = _Tally(slots)
+    tally = Tally(slots)
     for first in range(0, len(mix), slots):
         batch = mix[first : first + slots]
         longest = max(length.prefill for length in batch)
@@ -128,9 +138,9 @@ def _static(mix: Sequence[Length], slots: int) -> _Tally:
     return tally
 
 
-def _scheduled(mix: Sequence[Length], slots: int, look_ahead: int) -> _Tally:
+def _scheduled(mix: Sequence[Length], slots: int, look_ahead: int) -> Tally:
     """The engine's own scheduler, which may choose among `look_ahead` waiting rows; 0 is strict arrival order."""
-    tally, arrivals = _Tally(slots), list(map(_sequence, mix))[::-1]
+    tally, arrivals = Tally(slots), list(map(_sequence, mix))[::-1]
     scheduler = Scheduler(_budget(mix, slots))
     while arrivals or scheduler.waiting or scheduler.running:
         for arrived in _arrived(arrivals, scheduler, look_ahead):

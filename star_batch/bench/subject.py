@@ -43,9 +43,9 @@ _SENTENCE = """
 WORDS = tuple(dict.fromkeys(_SENTENCE.split()))
 """Of these random prompts are made; in a shape's vocabulary each is a token."""
 
-_PAD, _BOS, _EOS, _UNK, _IMAGE = range(5)
+PAD, BOS, EOS, UNK, IMAGE = range(5)
 _SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-_TEMPLATE = (
+TEMPLATE = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
     "{% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
 )
@@ -129,9 +129,9 @@ def _from_shape(name: str, dtype: Dtype, device: torch.device, seed: int) -> Sub
     side = shape.tower.side // shape.tower.patch
     return Subject(
         name=name,
-        model=_random_model(config, chosen, device, seed),
+        model=random_model(config, chosen, device, seed),
         preprocessor=shape_preprocessor(shape),
-        stop_ids=frozenset((_EOS,)),
+        stop_ids=frozenset((EOS,)),
         num_visual=side * side,
     )
 
@@ -155,21 +155,21 @@ def shape_config(shape: Shape) -> LlavaConfig:
         num_key_value_heads=decoder.kv_heads,
         vocab_size=decoder.vocabulary,
         max_position_embeddings=decoder.context,
-        bos_token_id=_BOS,
-        eos_token_id=_EOS,
-        pad_token_id=_PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
     )
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=_IMAGE,
+        image_token_index=IMAGE,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
 
 
 @torch.no_grad()
-def _random_model(config: LlavaConfig, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     """Made where it will run; weights as wide as keeps activations of one size, so that answers are decided."""
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -186,16 +186,16 @@ def shape_preprocessor(shape: Shape) -> Preprocessor:
     images = CLIPImageProcessorPil(size=size, crop_size=size)
     processor = LlavaProcessor(
         image_processor=images,
-        tokenizer=_tokenizer(shape.decoder.vocabulary),
+        tokenizer=word_tokenizer(shape.decoder.vocabulary),
         patch_size=shape.tower.patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_TEMPLATE,
+        chat_template=TEMPLATE,
     )
     return Preprocessor.of_processor(processor, images)
 
 
-def _tokenizer(size: int) -> PreTrainedTokenizerFast:
+def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
     """A word is a token, and every id of the vocabulary has a word."""
     named = (*_SPECIALS, "USER:", "ASSISTANT:", *WORDS)
     words = (*named, *(f"w{index}" for index in range(len(named), size)))

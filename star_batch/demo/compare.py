@@ -38,8 +38,8 @@ class Measured:
 
     @property
     def as_fixed(self) -> Pruning:
-        """The same method with one budget for all images, at the mean cost that was measured."""
-        return replace(self.pruning, keep=round(self.layer_tokens), keep_mass=None)
+        """The same method with one budget for all images: the mean that was measured, rounded up in its favour."""
+        return replace(self.pruning, keep=math.ceil(self.layer_tokens), keep_mass=None)
 
     @property
     def images_per_second(self) -> float:

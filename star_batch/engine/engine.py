@@ -7,7 +7,7 @@ rows of all windows form batches together. Knows no Ray, no table and no storage
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from itertools import islice
@@ -58,6 +58,7 @@ class Engine:
         *,
         stop_ids: frozenset[int],
         options: EngineOptions,
+        scheduler: Callable[[Budget], Scheduler] = Scheduler,
     ) -> None:
         if model.device.type == "cpu":
             keep_memory()
@@ -67,7 +68,7 @@ class Engine:
         budget, cache = _memory(model, plan, preprocessor, options)
         self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
         runner = Runner(model, plan, cache, self._stats, page_size=options.page_size, vision_batch=options.vision_batch)
-        self._core = Core(Scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
+        self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
         self._inbox = Inbox()
         self._tickets: dict[Sequence, Ticket] = {}
         self._is_closing = False

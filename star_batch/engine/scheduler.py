@@ -82,12 +82,15 @@ class Scheduler:
         free = self.budget.max_rows - len(self.running)
         return bool(self.waiting) and free >= min(max(1, self.budget.max_rows // 8), len(self.waiting))
 
-    def _admit(self) -> list[Sequence]:
+    def _candidates(self) -> list[Sequence]:
+        """Who may come in, in order: the oldest, and whoever is nearest to it in length."""
         leader = self.waiting[0]
-        nearest = sorted(self.waiting, key=lambda s: abs(s.length - leader.length))
+        return sorted(self.waiting, key=lambda s: abs(s.length - leader.length))
+
+    def _admit(self) -> list[Sequence]:
         admitted: list[Sequence] = []
         num_tokens = 0
-        for sequence in nearest:
+        for sequence in self._candidates():
             num_tokens += sequence.length
             if not self._has_room(len(admitted), num_tokens) or not self._reserve(sequence):
                 break

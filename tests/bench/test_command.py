@@ -34,6 +34,14 @@ def invoke(*arguments: str | Path) -> Any:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="star-batch")
 
 
+def test_mixed_shapes_are_answered_under_every_policy() -> None:
+    result = invoke("bench", "--native", "--requests", "12", "--max-rows", "4")
+    assert result.exit_code == 0, result.output
+    for words in ("like lengths, slots refilled", "arrival order", "static batches of sorted rows", "rows/s"):
+        assert words in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:6])) <= 100
+
+
 def test_a_comparison_is_printed_and_written(tmp_path: Path) -> None:
     result = invoke(*TINY, "--keep", "8,0.5", "--answer-tokens", "2", "--output", tmp_path, "--wide")
     assert result.exit_code == 0, result.output
