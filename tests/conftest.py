@@ -5,6 +5,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine any example may take long.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
