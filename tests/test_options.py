@@ -45,6 +45,30 @@ def test_star_can_do_without_keep_if_both_stages_say_theirs() -> None:
         Pruning(method="star", early_keep=64)
 
 
+@pytest.mark.parametrize("method", PRUNING_METHODS)
+def test_every_method_takes_a_budget_that_follows_the_image(method: Method) -> None:
+    assert Pruning(method=method, keep_mass=0.5, keep_least=4, keep_most=0.5).keep is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_mass": 0.0}, "keep_mass=0.0: give a share"),
+        ({"keep_mass": 1.5}, "keep_mass=1.5: give a share"),
+        ({"keep_mass": True}, "keep_mass=True: give a share"),
+        ({"keep_mass": 0.5, "keep": 8}, "give keep or keep_mass, not both"),
+        ({"keep_mass": 0.5, "keep_least": 9, "keep_most": 8}, "keep_least=9 is above keep_most=8"),
+        ({"keep_mass": 0.5, "keep_least": 0}, "keep_least=0: give a number"),
+        ({"keep": 8, "keep_most": 9}, "bound keep_mass"),
+        ({"keep_mass": 0.5, "early_keep": 8}, "keep_mass sets both stages"),
+        ({"method": "none", "keep_mass": 0.5}, "keeps every token: leave out keep_mass"),
+    ],
+)
+def test_budgets_that_follow_the_image_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pruning(**{"method": "star"} | options)
+
+
 def test_none_keeps_everything() -> None:
     with pytest.raises(ConfigError, match="leave out keep=5"):
         Pruning(keep=5)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -38,13 +39,13 @@ def name(pruning: Pruning) -> str:
 class Loaded:
     """A tiny checkpoint of a family, read once: by us and by the library."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, dtype: torch.dtype = torch.float32) -> None:
         self.checkpoint = checkpoint
         found = Checkpoint(name=checkpoint)
         self.preprocessor = Preprocessor.from_checkpoint(found)
         self.adapter = family_of(found, found.config()).load(
             found,
-            dtype=torch.float32,
+            dtype=dtype,
             device=torch.device("cpu"),
             normalisation=self.preprocessor.normalisation,
             attention=ATTENTION,
@@ -209,6 +210,26 @@ def test_late_tokens_of_several_images_compete(model: Loaded) -> None:
     pruning = Pruning(method="star", early_keep=8, late_keep=3, late_layer=3)
     [answer] = model.answers([record], pruning)
     assert answer.num_kept == (24, 9)
+
+
+def test_the_same_tokens_are_kept_in_any_company_in_bfloat16_too(model: Loaded) -> None:
+    """VisPruner amplifies rounding: were a score to depend on the batch by one bit, other tokens would stay."""
+    coarse = Loaded(model.checkpoint, torch.bfloat16)
+    records = [replace(record, with_kept=True) for record in varied_records(7, seed=3)]
+    alone = {answer.id: answer.kept for answer in coarse.answers(records, VISPRUNER, max_rows=1)}
+    together = {answer.id: answer.kept for answer in coarse.answers(records[::-1], VISPRUNER)}
+    assert together == alone
+    assert all(kept is not None and list(kept[0]) == sorted(set(kept[0])) for kept in alone.values())
+
+
+def test_kept_indices_count_through_all_images(model: Loaded) -> None:
+    images = [random_image(i, size) for i, size in enumerate(SIZES[:2])]
+    alone = [Record(f"r{i}", image, "w1", with_kept=True) for i, image in enumerate(images)]
+    first, second = model.answers(alone, VISPRUNER)
+    [both] = model.answers([Record("r", images, "w1", with_kept=True)], VISPRUNER)
+    assert first.kept is not None
+    assert second.kept is not None
+    assert both.kept == ((*first.kept[0], *(place + (first.num_visual or 0) for place in second.kept[0])),)
 
 
 def test_tight_memory_changes_no_answer(model: Loaded) -> None:

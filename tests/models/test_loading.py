@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from star_batch import Engine
 from star_batch.errors import ModelError
 from star_batch.models import Checkpoint, choose_device, choose_dtype, family_of, load_preprocessor
 from star_batch.models.adapter import context_length
@@ -53,11 +54,13 @@ def test_what_would_be_computed_wrongly_is_refused(
         family_of(checkpoint, checkpoint.config())
 
 
-def test_an_unknown_family_is_refused_with_the_list_of_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    checkpoint = Checkpoint(name=str(tmp_path))
-    with pytest.raises(ModelError, match="'bert' is not supported; supported: llava"):
-        family_of(checkpoint, checkpoint.config())
+@pytest.mark.parametrize("model_type", ["bert", "qwen3_vl", "llava_onevision", "idefics3"])
+def test_an_unknown_family_is_refused_with_the_list_of_known_ones(tmp_path: Path, model_type: str) -> None:
+    """Before a processor or a weight is looked for."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    known = "llava, llava_next, qwen2_vl, qwen2_5_vl"
+    with pytest.raises(ModelError, match=f"'{model_type}' is not supported; supported: {known}$"):
+        Engine.from_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["/no/such/dir", "./nowhere"])

@@ -1,8 +1,11 @@
 """How each family sees: pictures, features and attention held against the library's own processors and towers."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, LlavaNextImageProcessorPil, LlavaNextProcessor, Qwen2VLImageProcessorPil
 
-from star_batch.errors import ImageUnreadable
+from star_batch.errors import ImageUnreadable, PromptInvalid
 from star_batch.models import Checkpoint, Preprocessor, family_of
 from star_batch.records import Picture
 from tests.engine.reference import Library
-from tests.families import FAMILIES, PINPOINTS, SIZES
-from tests.tiny import random_image, tokenizer
+from tests.families import FAMILIES, PINPOINTS, QWEN_TEMPLATE, SIZES
+from tests.tiny import random_image, save_tiny, tokenizer
 
 QWEN = ["qwen2_vl", "qwen2_5_vl"]
 NEXT = ["llava_next", "llava_next-siglip"]
@@ -169,3 +172,63 @@ def test_a_picture_of_another_checkpoint_is_refused(
     model, _ = loaded(family)
     with pytest.raises(ImageUnreadable, match="expected uint8"):
         model.layout(Picture(np.zeros(change["views"], np.uint8), (112, 112)))
+
+
+@pytest.mark.parametrize("family", ["llava", *NEXT, *QWEN])
+def test_a_prompt_has_a_place_for_every_image(loaded: Callable[[str], Any], family: str) -> None:
+    _, preprocessor = loaded(family)
+    for num_images in (1, 2, 5):
+        prompt = preprocessor.prompt("w1 w2", num_images=num_images)
+        assert prompt.num_images == num_images
+        assert prompt.num_tokens == sum(map(len, prompt.texts))
+    token = preprocessor.image_token
+    raw = f"w1 {token} w2 {token} w3"
+    assert [len(text) for text in preprocessor.prompt(raw, num_images=2, raw=True).texts] == [1, 1, 1]
+    for wrong, is_raw, message in (
+        (raw, True, r"a raw prompt holds it once per image \(3\)"),
+        (raw, False, "leave it out, it is put in for you"),
+    ):
+        with pytest.raises(PromptInvalid, match=message):
+            preprocessor.prompt(wrong, num_images=3, raw=is_raw)
+
+
+def test_a_template_with_room_for_one_image_refuses_two(saved: Callable[[str], str], tmp_path: Path) -> None:
+    shutil.copytree(saved("llava"), tmp_path / "one")
+    (tmp_path / "one" / "chat_template.jinja").write_text("USER: <image> {{ messages[0]['content'][-1]['text'] }}")
+    preprocessor = Preprocessor.from_checkpoint(Checkpoint(name=str(tmp_path / "one")))
+    assert preprocessor.prompt("w1").num_images == 1
+    with pytest.raises(PromptInvalid, match="the checkpoint's chat template has no place for 2 images"):
+        preprocessor.prompt("w1", num_images=2)
+
+
+def test_without_a_template_every_image_gets_a_line(tmp_path: Path) -> None:
+    preprocessor = Preprocessor.from_checkpoint(Checkpoint(name=save_tiny(tmp_path, template=False)))
+    assert [len(text) for text in preprocessor.prompt("w1 w2", num_images=2).texts] == [1, 0, 3]
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "chat_template.jinja"])
+def test_the_processors_own_template_goes_before_the_tokenizers(
+    saved: Callable[[str], str], tmp_path: Path, name: str
+) -> None:
+    """Older checkpoints of Qwen have it in a file of its own."""
+    folder = tmp_path / "qwen"
+    shutil.copytree(saved("qwen2_5_vl"), folder)
+    template = "w7 " + QWEN_TEMPLATE
+    (folder / name).write_text(json.dumps({"chat_template": template}) if name.endswith("json") else template)
+    plain, own = (Preprocessor.from_checkpoint(Checkpoint(name=str(f))) for f in (saved("qwen2_5_vl"), folder))
+    [first, *_], [longer, *_] = plain.prompt("w1").texts, own.prompt("w1").texts
+    assert longer == (*own.answer_ids("w7"), *first)
+
+
+def test_the_resolution_stays_within_the_processors_bounds(saved: Callable[[str], str], tmp_path: Path) -> None:
+    """`min_pixels` and `max_pixels`, as checkpoints of Qwen spell them."""
+    folder = tmp_path / "qwen"
+    shutil.copytree(saved("qwen2_5_vl"), folder)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    del settings["size"]
+    bounds = {"min_pixels": 14 * 14 * 6, "max_pixels": 14 * 14 * 12}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | bounds))
+    preprocessor = Preprocessor.from_checkpoint(Checkpoint(name=str(folder)))
+    for size in [(10, 10), (40, 30), (500, 400), (900, 50)]:
+        _, height, width, _ = preprocessor.picture(random_image(0, size)).views.shape
+        assert bounds["min_pixels"] <= height * width <= bounds["max_pixels"]

@@ -1,12 +1,15 @@
 """Budgets: equal layer-mean cost for every method, and overrides."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from star_batch.errors import ConfigError
 from star_batch.options import Pruning
 from star_batch.pruning import METHODS, make_plan
+from star_batch.pruning.scores import num_for_mass
 
 
 def counts(num_visual: int = 576, num_layers: int = 32, **options: object) -> tuple[int, ...]:
@@ -89,3 +92,60 @@ def test_star_meets_the_mean_for_any_image(num_visual: int, keep: int | float, h
     wanted = max(1, min(round(keep * num_visual) if isinstance(keep, float) else keep, num_visual))
     assert 1 <= late <= early <= num_visual
     assert abs(plan.layer_mean(num_visual) - wanted) <= 1
+
+
+@given(
+    first=st.integers(1, 3000), num_visual=st.integers(1, 3000), early=st.floats(0.01, 1.0), late=st.integers(1, 900)
+)
+def test_stages_fit_any_image_once_they_fit_one(first: int, num_visual: int, early: float, late: int) -> None:
+    """Numbers beside shares: a small image has fewer tokens than were thought of when the plan was made."""
+    try:
+        plan = make_plan(Pruning(method="star", early_keep=early, late_keep=late), 32, first)
+    except ConfigError:
+        return
+    before, after = plan.counts(num_visual)
+    assert 1 <= after <= before <= num_visual
+
+
+def test_positions_on_several_axes_cannot_be_counted_anew() -> None:
+    pruning = Pruning(method="vispruner", keep=8, positions="compact")
+    assert make_plan(pruning, 4, 64).positions == "compact"
+    with pytest.raises(ConfigError, match="positions='compact': this model's images have rows and columns"):
+        make_plan(pruning, 4, 64, num_axes=3)
+
+
+def peaked(num_tokens: int, num_peaks: int) -> Tensor:
+    """Attention `[1, 1, N]`: all of it on the first few."""
+    attention = torch.zeros(1, 1, num_tokens)
+    attention[..., :num_peaks] = 1.0
+    return attention
+
+
+def test_keep_mass_is_the_fewest_tokens_that_receive_so_much() -> None:
+    plan = make_plan(Pruning(method="vispruner", keep_mass=0.5), 4, 100)
+    assert plan.counts_of(peaked(100, 10), 100) == (5,)
+    assert plan.counts_of(peaked(100, 60), 100) == (30,)
+    assert plan.counts(100) == (100,), "before an image is seen, it may need all it has"
+
+
+def test_keep_mass_stays_between_its_bounds() -> None:
+    pruning = Pruning(method="vispruner", keep_mass=0.5, keep_least=8, keep_most=0.2)
+    plan = make_plan(pruning, 4, 100)
+    assert [plan.counts_of(peaked(100, peaks), 100) for peaks in (10, 30, 60)] == [(8,), (15,), (20,)]
+    assert plan.counts(100) == (20,)
+
+
+def test_star_spends_what_keep_mass_allows_as_it_would_spend_keep() -> None:
+    following = make_plan(Pruning(method="star", keep_mass=0.5), 32, 576)
+    assert following.counts_of(peaked(576, 256), 576) == counts(method="star", keep=128)
+
+
+@given(
+    scores=st.lists(st.floats(0.001, 1.0), min_size=1, max_size=60),
+    mass=st.floats(0.01, 1.0),
+)
+def test_fewer_tokens_would_not_do(scores: list[float], mass: float) -> None:
+    num = num_for_mass(torch.tensor(scores, dtype=torch.float64), mass)
+    ordered = sorted(scores, reverse=True)
+    assert sum(ordered[:num]) >= mass * sum(scores) - 1e-9
+    assert sum(ordered[: num - 1]) <= mass * sum(scores) + 1e-9
