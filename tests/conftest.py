@@ -14,6 +14,9 @@ settings.load_profile("no deadline")
 # The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# As in `star_batch.pipeline`; a test may import Ray first.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 S3_KEY = "PLANTEDKEYAAAAAAAAAA"
 S3_SECRET = "planted-secret-0123456789abcdef"
 BUCKET = "bucket"

@@ -3,6 +3,12 @@
 Ray lives here and nowhere below.
 """
 
+import os
+
+# Under `uv run`, Ray would copy the folder and have uv install everything anew for its workers: gigabytes and
+# minutes for what is there already. Ray reads this when it is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 from star_batch.metrics import Progress
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.run import run

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -352,3 +354,10 @@ def test_what_cannot_work_stops_before_ray(
 
 def said(capfd: pytest.CaptureFixture[str]) -> str:
     return without_remarks("".join(capfd.readouterr()))
+
+
+def test_a_local_ray_takes_this_python_as_it_is() -> None:
+    """Under `uv run`, every Ray once got a copy of the folder and an environment of its own: 7 GB and minutes of it."""
+    code = "import star_batch.pipeline, ray._private.ray_constants as ray; assert not ray.RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
