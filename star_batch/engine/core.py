@@ -61,12 +61,14 @@ class Core:
         if batch.phase == "decode":
             self._stats.decode_slots += self._scheduler.budget.max_rows
         start = time.perf_counter()
-        with self._runner.timed(f"{batch.phase}_seconds"):
+        with self._runner.stopwatch.stage(f"{batch.phase}_seconds"):
             num_runs = self._run(batch.phase, batch.sequences)
         self._readings.observe(batch.phase, rows=len(batch.sequences), seconds=time.perf_counter() - start)
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
             self._scheduler.shrink(batch)
-        return failed + self._finish(batch.sequences)
+        finished = failed + self._finish(batch.sequences)
+        self._runner.stopwatch.settle()
+        return finished
 
     def _encode_ahead(self) -> list[Sequence]:
         """Keep a full set of rows waiting, so that there are like lengths to choose from.

@@ -67,7 +67,7 @@ class Engine:
         self._max_rows = options.max_rows
         budget, cache = _memory(model, plan, preprocessor, options)
         self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
-        runner = Runner(model, plan, cache, self._stats, page_size=options.page_size, vision_batch=options.vision_batch)
+        runner = Runner(model, plan, cache, self._stats, budget=budget, vision_batch=options.vision_batch)
         self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
         self._inbox = Inbox()
         self._tickets: dict[Sequence, Ticket] = {}
@@ -227,7 +227,8 @@ def _memory(
         page_size=options.page_size,
         num_pages=num_pages,
     )
-    return budget, kv_cache.KVCache(model, plan.layer_groups, [n * options.page_size for n in num_pages])
+    # One page more than is handed out: decode steps of fixed size leave there what belongs to nobody.
+    return budget, kv_cache.KVCache(model, plan.layer_groups, [(n + 1) * options.page_size for n in num_pages])
 
 
 def _decoding(max_new_tokens: int | None, decoding: Decoding | None) -> Decoding:

@@ -39,13 +39,9 @@ class KVCache:
         self._keys[layer].index_copy_(1, slots, key.to(self.dtype))
         self._values[layer].index_copy_(1, slots, value.to(self.dtype))
 
-    def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, H_kv, S, d]` of slots `[B, S]`."""
-        return self._keys[layer][:, slots].transpose(0, 1), self._values[layer][:, slots].transpose(0, 1)
-
-    def read_row(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[H_kv, S, d]` of one row; a slice is read in place."""
-        return self._keys[layer][:, slots], self._values[layer][:, slots]
+    def pools(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and all values of a layer, `[H_kv, slots, d]`."""
+        return self._keys[layer], self._values[layer]
 
     def wipe(self, layer: int, slots: Tensor) -> None:
         """Zeros in slots `[T]`."""

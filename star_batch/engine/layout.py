@@ -82,15 +82,13 @@ def row_slots(pages: Seq[int], page_size: int) -> Tensor:
     return (torch.tensor(pages).unsqueeze(1) * page_size + torch.arange(page_size)).flatten()
 
 
-def first_slot(pages: Seq[int], page_size: int) -> int | None:
-    """Where a row begins if its pages lie side by side, so that it can be read in place; else None."""
-    is_run = list(pages) == list(range(pages[0], pages[0] + len(pages)))
-    return pages[0] * page_size if is_run else None
+def is_run(pages: Seq[int]) -> bool:
+    """Whether pages lie side by side, so that a row can be read in place."""
+    return list(pages) == list(range(pages[0], pages[0] + len(pages)))
 
 
-def padded_slots(sequences: Seq[Sequence], group: int, page_size: int) -> Tensor:
-    """All slots of every row, `[B, S]`; a short row is padded with its own first page, never with another's."""
+def padded_pages(sequences: Seq[Sequence], group: int) -> Tensor:
+    """Pages of every row, `[B, P]`; a short row is padded with its own first page, never with another's."""
     rows = [sequence.pages[group] for sequence in sequences]
     most = max(map(len, rows))
-    pages = [[*row, *row[:1] * (most - len(row))] for row in rows]
-    return (torch.tensor(pages).unsqueeze(-1) * page_size + torch.arange(page_size)).flatten(1)
+    return torch.tensor([[*row, *row[:1] * (most - len(row))] for row in rows])

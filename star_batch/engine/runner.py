@@ -5,9 +5,7 @@ which token comes next.
 """
 
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -16,9 +14,13 @@ import torch
 from torch import Tensor
 
 from star_batch.engine import layout
-from star_batch.engine.attention import BatchAttention, GatheredDecode, InPlaceDecode, PackedPrefill, Span
+from star_batch.engine.attention import BatchAttention, PackedPrefill, Span
+from star_batch.engine.decode import DecodeInputs, InPlaceDecode, PagedDecode, choose_paged
+from star_batch.engine.decode_graph import Capture, DecodeGraphs, capture_cuda
 from star_batch.engine.kv_cache import KVCache
+from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
+from star_batch.engine.stopwatch import Stopwatch
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
@@ -30,12 +32,13 @@ _COPY_BYTES = 65536  # on CPU, gathering less than this per row and layer is che
 class DecodeTables:
     """Where the rows that decode together lie, per layer group; good until one comes or goes.
 
-    `slots [B, S]` of each row, padded; `starts` the first slot of each row that can be read in place.
+    `pages [B, P]` on the device; `rows` for each row the slice of its slots where its pages lie side by side, else
+    their indices.
     """
 
     sequences: tuple[Sequence, ...]
-    slots: list[Tensor]
-    starts: list[list[int | None]]
+    pages: tuple[Tensor, ...]
+    rows: list[list[slice | Tensor]]
 
 
 class Runner:
@@ -48,29 +51,31 @@ class Runner:
         cache: KVCache,
         stats: EngineStats,
         *,
-        page_size: int,
+        budget: Budget,
         vision_batch: int,
     ) -> None:
         self.model = model
         self.plan = plan
         self.stats = stats
         self._cache = cache
-        self._page_size = page_size
+        self._page_size = budget.page_size
         self.vision_batch = model.vision_batch(vision_batch)
-        self._tables = DecodeTables((), [], [])
-        self._inner_seconds = 0.0
+        self._tables = DecodeTables((), (), [])
+        self._paged_attention = choose_paged(model.device)
+        self._graphs = self._make_graphs(budget, capture_cuda) if model.device.type == "cuda" else None
+        self.stopwatch = Stopwatch(stats, model.device)
 
     def encode(self, images: Seq[SequenceImage]) -> list[EncodedImage]:
         """At most `vision_batch` images, pruned early; only what is kept is projected.
 
         The encoder and the selection always see the same shape, so their rounding does not depend on company.
         """
-        with self.timed("vision_seconds"):
+        with self.stopwatch.stage("vision_seconds"):
             found = self.model.encode(self._views(images), [image.source.size for image in images])
-        with self.timed("select_seconds"):
+        with self.stopwatch.stage("select_seconds"):
             counts = self._counts(images, found)
             kept = self._select_early(images, found, counts)
-        with self.timed("vision_seconds"):
+        with self.stopwatch.stage("vision_seconds"):
             visual = self._project(found, kept)
             encoded = list(map(EncodedImage, [places.cpu() for places in kept], visual, counts))
             if found.places is not None:
@@ -100,18 +105,16 @@ class Runner:
         return logits
 
     def decode(self, sequences: Seq[Sequence]) -> Tensor:
-        """Next-token logits `[B, V]` after each sequence's latest token."""
-        hidden = self.model.embed(self._put(torch.tensor([s.output[-1] for s in sequences])))
-        batch = self._decode_batch(sequences)
-        for group, layers in enumerate(self.plan.layer_groups):
-            positions = [s.next_position(group, self.plan.positions) for s in sequences]
-            rotary = self.model.rotary(self._put(torch.tensor([positions])))
-            for layer in layers:
-                hidden = self.model.attend(layer, hidden, rotary, batch=batch)
-                hidden = self.model.feed_forward(layer, hidden)
+        """Next-token logits `[B, V]` after each sequence's latest token; good until the next step."""
         self.stats.decode_steps += 1
         self.stats.decode_rows += len(sequences)
-        return self.model.logits(hidden)
+        tables, numbers = self._decode_tables(sequences), self._decode_numbers(sequences)
+        if self._graphs is not None and (logits := self._graphs.run(numbers, tables.pages)) is not None:
+            self.stats.padded_tokens += int(numbers[1 : 1 + len(tables.pages)].sum())
+            return logits
+        if self._reads_in_place(sequences):
+            return self._decode_in_place(tables, numbers)
+        return self._decode_paged(self._trimmed(tables, numbers))
 
     def forget(self, sequence: Sequence) -> None:
         """Wipe a failed sequence's pages: NaN left there would spread to whoever gets them next."""
@@ -119,25 +122,6 @@ class Runner:
             slots = self._put(layout.row_slots(sequence.pages[group], self._page_size))
             for layer in layers:
                 self._cache.wipe(layer, slots)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds wall time to a stage of the stats; what a stage inside it took is counted there alone.
-
-        A stage ends when its work on the device does; every step ends with tokens on the host, so little is lost.
-        """
-        self._wait_for_device()
-        start, outer = time.perf_counter(), self._inner_seconds
-        self._inner_seconds = 0.0
-        yield
-        self._wait_for_device()
-        elapsed = time.perf_counter() - start
-        setattr(self.stats, stage, getattr(self.stats, stage) + elapsed - self._inner_seconds)
-        self._inner_seconds = outer + elapsed
-
-    def _wait_for_device(self) -> None:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
 
     def _views(self, images: Seq[SequenceImage]) -> Tensor:
         views = [image.source.views for image in images]
@@ -237,7 +221,7 @@ class Runner:
 
     def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> list[Tensor]:
         """Which of each sequence's visual tokens go on to the next group, on the host; its images compete."""
-        with self.timed("select_seconds"):
+        with self.stopwatch.stage("select_seconds"):
             select = self.plan.late[group].select
             counts = [sequence.counts[group + 1] for sequence in sequences]
             kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
@@ -246,50 +230,71 @@ class Runner:
                 sequence.note_kept(group + 1, places)
             return on_host
 
-    def _decode_batch(self, sequences: Seq[Sequence]) -> BatchAttention:
-        if self.model.device.type == "cpu" and self._mean_row_bytes(sequences) > _COPY_BYTES:
-            return self._in_place_batch(sequences)
-        return self._gathered_batch(sequences)
+    def _make_graphs(self, budget: Budget, capture: Capture) -> DecodeGraphs:
+        return DecodeGraphs(
+            self._decode_paged,
+            capture,
+            max_rows=budget.max_rows,
+            max_pages=min(max(budget.num_pages), -(-self.model.context_length // budget.page_size)),
+            page_size=budget.page_size,
+            spare_pages=budget.num_pages,
+            device=self.model.device,
+        )
 
-    def _mean_row_bytes(self, sequences: Seq[Sequence]) -> float:
-        return self._cache.token_bytes * sum(s.cached(0) for s in sequences) / len(sequences)
+    def _reads_in_place(self, sequences: Seq[Sequence]) -> bool:
+        row_bytes = self._cache.token_bytes * sum(s.cached(0) for s in sequences) / len(sequences)
+        return self.model.device.type == "cpu" and row_bytes > _COPY_BYTES
 
-    def _in_place_batch(self, sequences: Seq[Sequence]) -> InPlaceDecode:
-        tables = self._decode_tables(sequences)
-        new_slots, rows = [], []
-        for group, (slots, starts) in enumerate(zip(tables.slots, tables.starts, strict=True)):
-            lengths = [s.cached(group) + 1 for s in sequences]
-            new_slots.append(slots[range(len(lengths)), torch.tensor(lengths) - 1])
-            rows.append(
-                [
-                    slice(start, start + length) if start is not None else row[:length]
-                    for start, length, row in zip(starts, lengths, slots, strict=True)
-                ]
-            )
-            self.stats.padded_tokens += sum(lengths)
-        return InPlaceDecode(self._cache, new_slots, rows)
-
-    def _gathered_batch(self, sequences: Seq[Sequence]) -> GatheredDecode:
-        tables = self._decode_tables(sequences)
-        new_slots, slots, held = [], [], []
-        for group, table in enumerate(tables.slots):
-            cached = torch.tensor([s.cached(group) for s in sequences])
-            longest = int(cached.max()) + 1
-            is_held = torch.arange(longest) <= cached.unsqueeze(1)
-            self.stats.padded_tokens += is_held.numel()
-            self.stats.padding_tokens += is_held.numel() - int(cached.sum()) - len(sequences)
-            new_slots.append(table.gather(1, self._put(cached).unsqueeze(1)).squeeze(1))
-            slots.append(table[:, :longest])
-            held.append(self._put(is_held))
-        return GatheredDecode(self._cache, new_slots, slots, held)
+    def _decode_numbers(self, sequences: Seq[Sequence]) -> Tensor:
+        """`DecodeInputs.numbers`, on the host."""
+        groups = range(len(self.plan.layer_groups))
+        lengths = [[s.cached(group) + 1 for s in sequences] for group in groups]
+        positions = [[s.next_position(group, self.plan.positions) for s in sequences] for group in groups]
+        return torch.tensor([[s.output[-1] for s in sequences], *lengths, *positions])
 
     def _decode_tables(self, sequences: Seq[Sequence]) -> DecodeTables:
         if self._tables.sequences != tuple(sequences):
             groups = range(len(self.plan.layer_groups))
-            slots = [self._put(layout.padded_slots(sequences, group, self._page_size)) for group in groups]
-            starts = [[layout.first_slot(s.pages[group], self._page_size) for s in sequences] for group in groups]
-            self._tables = DecodeTables(tuple(sequences), slots, starts)
+            pages = tuple(self._put(layout.padded_pages(sequences, group)) for group in groups)
+            rows = [[self._row(sequence.pages[group]) for sequence in sequences] for group in groups]
+            self._tables = DecodeTables(tuple(sequences), pages, rows)
         return self._tables
+
+    def _row(self, pages: list[int]) -> slice | Tensor:
+        slots = layout.row_slots(pages, self._page_size)
+        return slice(int(slots[0]), int(slots[-1]) + 1) if layout.is_run(pages) else slots
+
+    def _trimmed(self, tables: DecodeTables, numbers: Tensor) -> DecodeInputs:
+        """No more pages than the longest row fills by now."""
+        pages = []
+        for group, table in enumerate(tables.pages):
+            lengths = numbers[1 + group]
+            pages.append(table[:, : -(-int(lengths.max()) // self._page_size)])
+            num_read = pages[-1].numel() * self._page_size
+            self.stats.padded_tokens += num_read
+            self.stats.padding_tokens += num_read - int(lengths.sum())
+        return DecodeInputs(self._put(numbers), tuple(pages), self._page_size)
+
+    def _decode_in_place(self, tables: DecodeTables, numbers: Tensor) -> Tensor:
+        inputs = DecodeInputs(numbers, tables.pages, self._page_size)
+        rows = [
+            [_first(row, length) for row, length in zip(group_rows, inputs.lengths(group).tolist(), strict=True)]
+            for group, group_rows in enumerate(tables.rows)
+        ]
+        self.stats.padded_tokens += int(numbers[1 : 1 + len(rows)].sum())
+        return self._step(inputs, InPlaceDecode(self._cache, inputs, rows))
+
+    def _decode_paged(self, inputs: DecodeInputs) -> Tensor:
+        return self._step(inputs, PagedDecode(self._cache, inputs, self._paged_attention))
+
+    def _step(self, inputs: DecodeInputs, batch: BatchAttention) -> Tensor:
+        hidden = self.model.embed(inputs.token_ids)
+        for group, layers in enumerate(self.plan.layer_groups):
+            rotary = self.model.rotary(inputs.positions(group).unsqueeze(0))
+            for layer in layers:
+                hidden = self.model.attend(layer, hidden, rotary, batch=batch)
+                hidden = self.model.feed_forward(layer, hidden)
+        return self.model.logits(hidden)
 
     def _count_prefill(self, sequences: Seq[Sequence]) -> None:
         self.stats.prefill_batches += 1
@@ -308,3 +313,8 @@ class Runner:
         if self.model.device.type == "cuda":
             tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
         return tensor.to(self.model.device, non_blocking=True)
+
+
+def _first(row: slice | Tensor, length: int) -> slice | Tensor:
+    """Slots of a row's first tokens."""
+    return slice(row.start, row.start + length) if isinstance(row, slice) else row[:length]

@@ -28,7 +28,7 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) ->
     return out
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Iterable[int], scaling: float) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Iterable[int]) -> Tensor:
     """Causal attention `[H, T, d]` within packed sequences of `lengths`; keys and values `[H_kv, T, d]`.
 
     In blocks of queries, on any device: no padding, no copy of shared key heads.

@@ -127,5 +127,5 @@ def test_both_ways_to_decode_say_the_same(tiny: str, monkeypatch: pytest.MonkeyP
     gathered = tokens(answers(tiny, records, pruning, small))
     monkeypatch.setattr(runner, "_COPY_BYTES", -1)
     assert tokens(answers(tiny, records, pruning, small)) == gathered
-    monkeypatch.setattr(layout, "first_slot", lambda pages, size: None)
+    monkeypatch.setattr(layout, "is_run", lambda pages: False)
     assert tokens(answers(tiny, records, pruning, small)) == gathered

@@ -33,7 +33,7 @@ def eager(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
 )
 def test_packed_sequences_attend_only_to_their_own_past(lengths: list[int], shared: int, dtype: torch.dtype) -> None:
     query, key, value = (random_heads(h, sum(lengths), seed) for seed, h in enumerate((2 * shared, 2, 2)))
-    found = causal_attention(query.to(dtype), key.to(dtype), value.to(dtype), lengths, 0.25)
+    found = causal_attention(query.to(dtype), key.to(dtype), value.to(dtype), 0.25, lengths)
     assert found.dtype == dtype
     parts = zip(*(x.split(lengths, dim=1) for x in (query, key, value)), strict=True)
     expected = torch.cat([eager(q, k, v, True) for q, k, v in parts], dim=1)

@@ -1,0 +1,112 @@
+"""Paged attention of single queries, as a Triton kernel: keys and values are read where they lie. CUDA only.
+
+Heads that share a key head are rows of one product, so shared keys are read once. Where rows and heads alone do not
+fill the device, a row's keys are split among programs and their results are joined by their log-sum-exp.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 64  # keys at a time
+_PROGRAMS_PER_PROCESSOR = 4
+_LEAST_PER_SPLIT = 256
+
+
+def paged_attention(
+    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, lengths: Tensor, page_size: int, scaling: float
+) -> Tensor:
+    """Attention `[B, H_kv, R, d]` of queries of that shape on the first `lengths [B]` tokens of their `pages [B, P]`.
+
+    `keys` and `values` are `[H_kv, all slots, d]`. The grid depends on shapes alone, so a CUDA graph can hold it.
+    """
+    query = query.contiguous()
+    num_rows, num_kv, shared, width = query.shape
+    splits = _num_splits(num_rows * num_kv, pages.shape[1] * page_size, query.device)
+    out = torch.empty(num_rows, num_kv, splits, shared, width, dtype=torch.float32, device=query.device)
+    log_sums = torch.empty(out.shape[:-1], dtype=torch.float32, device=query.device)
+    _attend[(num_rows, num_kv, splits)](
+        *(query, keys, values, pages, lengths, out, log_sums, scaling),
+        *(pages.stride(0), keys.stride(0), keys.stride(1)),
+        PAGE=page_size,
+        SHARED=shared,
+        SHARED_PADDED=max(16, triton.next_power_of_2(shared)),
+        WIDTH=width,
+        WIDTH_PADDED=max(16, triton.next_power_of_2(width)),
+        BLOCK=_BLOCK,
+    )
+    if splits == 1:
+        return out[:, :, 0].to(query.dtype)
+    return (log_sums.softmax(dim=2).unsqueeze(-1) * out).sum(dim=2).to(query.dtype)
+
+
+def _num_splits(num_programs: int, longest: int, device: torch.device) -> int:
+    """Enough to fill the device, but none of them idle on a long row."""
+    if device.type != "cuda":
+        return -(-longest // _LEAST_PER_SPLIT)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = -(-_PROGRAMS_PER_PROCESSOR * processors // num_programs)
+    return max(1, min(wanted, longest // _LEAST_PER_SPLIT))
+
+
+@triton.jit
+def _attend(
+    query,
+    keys,
+    values,
+    pages,
+    lengths,
+    out,
+    log_sums,
+    scaling,
+    pages_stride,
+    head_stride,
+    slot_stride,
+    PAGE: tl.constexpr,
+    SHARED: tl.constexpr,
+    SHARED_PADDED: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    splits = tl.num_programs(2)
+    place = (row * tl.num_programs(1) + head).to(tl.int64)
+    length = tl.load(lengths + row)
+    share = (length + splits - 1) // splits
+    first = split * share
+    last = tl.minimum(first + share, length)
+
+    dims = tl.arange(0, WIDTH_PADDED)
+    rows = tl.arange(0, SHARED_PADDED)
+    is_dim = dims < WIDTH
+    is_used = (rows < SHARED)[:, None] & is_dim[None, :]
+    within = rows[:, None] * WIDTH + dims[None, :]
+    q = tl.load(query + place * SHARED * WIDTH + within, mask=is_used, other=0.0)
+
+    best = tl.full([SHARED_PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([SHARED_PADDED], tl.float32)
+    result = tl.zeros([SHARED_PADDED, WIDTH_PADDED], tl.float32)
+    for start in range(first, last, BLOCK):
+        tokens = start + tl.arange(0, BLOCK)
+        is_held = tokens < last
+        page = tl.load(pages + row.to(tl.int64) * pages_stride + tokens // PAGE, mask=is_held, other=0).to(tl.int64)
+        slot = page * PAGE + tokens % PAGE
+        offsets = head.to(tl.int64) * head_stride + slot[:, None] * slot_stride + dims[None, :]
+        is_read = is_held[:, None] & is_dim[None, :]
+        k = tl.load(keys + offsets, mask=is_read, other=0.0)
+        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+        logits = tl.where(is_held[None, :], logits, float("-inf"))
+        new_best = tl.maximum(best, tl.max(logits, axis=1))
+        weights = tl.exp(logits - new_best[:, None])
+        rescale = tl.exp(best - new_best)
+        v = tl.load(values + offsets, mask=is_read, other=0.0)
+        result = result * rescale[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        total = total * rescale + tl.sum(weights, axis=1)
+        best = new_best
+
+    # A split without keys has a total of 0 and weighs nothing when the splits are joined.
+    target = place * splits + split
+    tl.store(out + target * SHARED * WIDTH + within, result / tl.maximum(total, 1e-38)[:, None], mask=is_used)
+    tl.store(log_sums + target * SHARED + rows, best + tl.log(total), mask=rows < SHARED)

@@ -1,0 +1,104 @@
+"""Decode steps: kernels against gathered keys, and graphs of fixed sizes against steps of the size that is needed."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_batch import Answer, Engine, EngineOptions, Pruning
+from star_batch.engine import causal, runner
+from star_batch.engine.decode_graph import DecodeGraphs, Replay, batch_sizes
+from star_batch.engine.scheduler import Budget
+from star_batch.models.attention import causal_attention
+from tests.tiny import random_records
+
+PAGE = 4
+
+
+def answers(model: str, rows: int, pruning: Pruning) -> list[Answer]:
+    records = [replace(record, max_new_tokens=2 + 5 * i % 13) for i, record in enumerate(random_records(20))]
+    options = EngineOptions(max_rows=rows, page_size=PAGE, vision_batch=4)
+    with Engine.from_pretrained(model, pruning=pruning, dtype="float32", device="cpu", options=options) as engine:
+        return engine.answer(records)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every engine decodes by graphs that only pretend: sizes that were captured, in order."""
+    captured: list[int] = []
+
+    def capture(step: Replay) -> Replay:
+        captured.append(len(step()))
+        return step
+
+    plain = runner.Runner.__init__
+
+    def with_graphs(self: runner.Runner, *args: object, budget: Budget, **options: object) -> None:
+        plain(self, *args, budget=budget, **options)  # type: ignore[arg-type]
+        self._graphs = self._make_graphs(budget, capture)
+
+    monkeypatch.setattr(runner.Runner, "__init__", with_graphs)
+    return captured
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("rows", [5, 7, 64])
+def test_steps_of_fixed_sizes_say_the_same(
+    tiny: str, request: pytest.FixtureRequest, rows: int, positions: str
+) -> None:
+    """Rows come and go between sizes, and what is left over touches nobody's pages."""
+    pruning = Pruning(method="star", keep=16, positions=positions)  # type: ignore[arg-type]
+    expected = [answer.token_ids for answer in answers(tiny, rows, pruning)]
+    captured: list[int] = request.getfixturevalue("graphs")
+    assert [answer.token_ids for answer in answers(tiny, rows, pruning)] == expected
+    assert len(captured) > 1
+    assert len(set(captured)) == len(captured), "a size was captured twice"
+
+
+def test_what_cannot_be_captured_is_run_as_it_is(tiny: str, monkeypatch: pytest.MonkeyPatch, graphs: list[int]) -> None:
+    pruning = Pruning(method="star", keep=16)
+    expected = [answer.token_ids for answer in answers(tiny, 7, pruning)]
+    monkeypatch.setattr(DecodeGraphs, "_capture_size", lambda self, size: None)
+    assert [answer.token_ids for answer in answers(tiny, 7, pruning)] == expected
+
+
+@given(st.integers(1, 600))
+def test_there_is_a_graph_for_every_batch_and_few_in_all(max_rows: int) -> None:
+    sizes = batch_sizes(max_rows)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == max_rows
+    assert all(later <= max(2 * earlier, earlier + 32) for earlier, later in pairwise(sizes))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_the_kernel_equals_attention_over_gathered_pages() -> None:
+    subprocess.run([sys.executable, "-m", "tests.engine.interpreted_kernel"], check=True)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_a_long_row_is_split_among_programs_where_rows_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    from star_batch.engine import paged_attention as kernel
+
+    class Processors:
+        multi_processor_count = 132
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Processors)
+    device = torch.device("cuda")
+    assert kernel._num_splits(32, 4096, device) == 16
+    assert kernel._num_splits(256 * 32, 4096, device) == 1
+    assert kernel._num_splits(1, 100, device) == 1
+
+
+@pytest.mark.parametrize("shared", [1, 3])
+def test_runs_of_equal_lengths_attend_like_blocks(shared: int) -> None:
+    lengths = [5, 5, 5, 9, 1, 1, 5]
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(h, sum(lengths), 8, generator=generator) for h in (2 * shared, 2, 2))
+    found = causal.attend_by_runs(query, key, value, 0.3, lengths)
+    assert torch.allclose(found, causal_attention(query, key, value, 0.3, lengths), atol=1e-5)
