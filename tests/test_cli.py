@@ -464,7 +464,8 @@ def test_a_shell_offers_what_fits(tmp_path: Path) -> None:
 
 
 def test_completion_can_be_installed(tmp_path: Path) -> None:
-    home = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    # Told which shell it is: what a test runs under may have none.
+    home = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     command = [sys.executable, "-c", "from star_batch.cli import main; main()", "--install-completion", "bash"]
     done = subprocess.run(command, env=os.environ | home, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
