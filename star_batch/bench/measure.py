@@ -1,11 +1,12 @@
 """Everybody answers everything, in turns: warm-up, rounds there and back, medians. Knows no file and no table.
 
-Contenders share one set of weights and are opened one at a time, so that each has the memory to itself. A row
-is made only of passes that ran to their end and were checked.
+Contenders share one set of weights and are opened one at a time, each on a thread of its own, so that each has the
+memory and the processors to itself. A row is made only of passes that ran to their end and were checked.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ from star_batch.bench.subject import Subject, make_subject
 from star_batch.bench.workload import Workload, make_workload
 from star_batch.engine import kv_cache
 from star_batch.engine.kv_cache import cache_dtype
+from star_batch.engine.threads import on_passing_thread
 from star_batch.errors import StarBatchError
 from star_batch.pruning import make_plan
 
@@ -69,15 +71,12 @@ def compare(options: BenchOptions, say: Say = print) -> Results:
         StarBatchError: nobody gave what was asked for.
     """
     say(f"loading {options.model or options.shape}")
-    subject = make_subject(
-        model=options.model, shape=options.shape, dtype=options.dtype, device=options.device, seed=options.seed
-    )
+    subject = on_passing_thread(lambda: _subject(options))
     workload = make_workload(options, subject.preprocessor)
-    bench = _Bench(
-        options=options, subject=subject, workload=workload, contenders=_contenders(options, subject), say=say
-    )
+    contenders = on_passing_thread(lambda: _contenders(options, subject))
+    bench = _Bench(options=options, subject=subject, workload=workload, contenders=contenders, say=say)
     say("measuring the device")
-    rates = measure_rates(subject.device, subject.dtype)
+    rates = on_passing_thread(lambda: measure_rates(subject.device, subject.dtype))
     if workload.references is not None:
         _in_turn(bench, "accuracy", bench.remaining, _answer_freely)
     for number in range(options.rounds):
@@ -89,6 +88,12 @@ def compare(options: BenchOptions, say: Say = print) -> Results:
             f"nothing was measured: {'; '.join(f'{who}: {why}' for who, why in bench.skipped.items())}"
         )
     return Results(about=_about(bench, rates), rows=tuple(_rows(bench, rates)), skipped=bench.skipped)
+
+
+def _subject(options: BenchOptions) -> Subject:
+    return make_subject(
+        model=options.model, shape=options.shape, dtype=options.dtype, device=options.device, seed=options.seed
+    )
 
 
 def _contenders(options: BenchOptions, subject: Subject) -> list[Generate | Ours]:
@@ -110,7 +115,7 @@ def _in_turn(
         bench.say(f"{what}: {contender.label} ({number} of {len(order)})")
         release_memory()
         try:
-            work(bench, contender)
+            on_passing_thread(partial(work, bench, contender))
         except (torch.OutOfMemoryError, StarBatchError) as error:
             why = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
             bench.skipped[contender.label] = why

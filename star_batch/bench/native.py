@@ -21,6 +21,7 @@ from star_batch.engine import Engine
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.scheduler import Batch, Budget, Scheduler
 from star_batch.engine.sequence import Sequence as Row
+from star_batch.engine.threads import on_passing_thread
 from star_batch.models import Preprocessor
 from star_batch.models.qwen_vl import Qwen2_5VL
 from star_batch.options import EngineOptions, Pruning
@@ -109,7 +110,7 @@ POLICIES = (_Tallied, _ArrivalOrder, _Static)
 
 def compare_natively(num_requests: int, slots: int, seed: int = 0) -> list[TimedOutcome]:
     """The same requests under every policy, one after the other, each with an engine of its own."""
-    model, preprocessor = _subject(seed)
+    model, preprocessor = on_passing_thread(lambda: _subject(seed))
     requests = _requests(make_mix(num_requests, seed), preprocessor, seed)
     return [_measure(policy, model, preprocessor, requests, slots) for policy in POLICIES]
 

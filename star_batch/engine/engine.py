@@ -24,6 +24,7 @@ from star_batch.engine.intake import Intake
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
 from star_batch.engine.sequence import Sequence
+from star_batch.engine.threads import on_passing_thread
 from star_batch.errors import ConfigError, RecordError, StarBatchError
 from star_batch.metrics import EngineStats, Readings
 from star_batch.models import (
@@ -65,7 +66,7 @@ class Engine:
         self.plan = plan
         self._stats = EngineStats()
         self._max_rows = options.max_rows
-        budget, cache = _memory(model, plan, preprocessor, options)
+        budget, cache = on_passing_thread(lambda: _memory(model, plan, preprocessor, options))
         self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
         runner = Runner(model, plan, cache, self._stats, budget=budget, vision_batch=options.vision_batch)
         self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
@@ -106,12 +107,14 @@ class Engine:
         plan = make_plan(pruning or Pruning(), layers, num_visual, family.num_axes)
         target = choose_device(device)
         preprocessor = Preprocessor.from_checkpoint(checkpoint)
-        loaded = family.load(
-            checkpoint,
-            dtype=choose_dtype(dtype, config, target),
-            device=target,
-            normalisation=preprocessor.normalisation,
-            attention=ATTENTION,
+        loaded = on_passing_thread(
+            lambda: family.load(
+                checkpoint,
+                dtype=choose_dtype(dtype, config, target),
+                device=target,
+                normalisation=preprocessor.normalisation,
+                attention=ATTENTION,
+            )
         )
         stop_ids = checkpoint.stop_ids() or preprocessor.stop_ids
         return cls(loaded, preprocessor, plan, stop_ids=stop_ids, options=options or EngineOptions())
