@@ -26,7 +26,8 @@ class EngineStats:
     `vision_images` went through the encoder: fewer than rows where rows share an image.
     `visual_tokens` are offered by images, `early_tokens` kept by the early stage and `late_tokens` by the
     last late one. `prompt_tokens` are the prompts' text, `prefill_tokens` all tokens that enter the
-    language model: text and what the early stage kept. `layer_tokens` adds up the *visual* tokens that
+    language model: text and what the early stage kept; `shared_tokens` of them came with keys and values that
+    other rows' tokens had made, and were not run again. `layer_tokens` adds up the *visual* tokens that
     each decoder layer sees in prefill, over layers and rows, and `row_layers` the layers that each row
     went through, so that their quotient is the layer-mean visual length whatever models are summed.
     `decode_slots` adds up the slots that were open at each decode step and `decode_rows` those that
@@ -46,6 +47,7 @@ class EngineStats:
     prefill_batches: int = 0
     prefill_rows: int = 0
     prefill_tokens: int = 0
+    shared_tokens: int = 0
     layer_tokens: int = 0
     row_layers: int = 0
     decode_steps: int = 0

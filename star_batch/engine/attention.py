@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 
 from star_batch.engine.causal import choose_causal
 from star_batch.engine.kv_cache import KVCache
+from star_batch.engine.prefix import Prefix
 
 ATTENTION = "star_batch_packed"
 
@@ -63,32 +64,60 @@ class Span:
 class PackedPrefill:
     """Causal attention within each of several packed sequences; keys and values go to the cache.
 
+    Spans and queries are what comes after the `prefix` that all sequences begin with, if they do; `slots` are also its.
+
     If `score_layer` is set, `scores` holds for that layer and each sequence the attention of the text
     rows after the last image on the visual columns, `[H, T, N]` in float32, softmaxed over all keys that a
     row sees. Without text after the image the row of the last token stands for it.
     """
 
-    def __init__(self, cache: KVCache, spans: list[Span], slots: Tensor, score_layer: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        spans: list[Span],
+        slots: Tensor,
+        *,
+        score_layer: int | None = None,
+        prefix: Prefix | None = None,
+    ) -> None:
         self.spans = spans
         self.scores: list[Tensor] = []
         self._cache = cache
         self._slots = slots
         self._score_layer = score_layer
-        self._causal = choose_causal([span.length for span in spans], slots.device, cache.dtype)
+        self._prefix = prefix
+        self._num_before = 0
+        if prefix is not None:
+            self._num_before = prefix.length
+            self._order = _prefixed(spans, prefix.length).to(slots.device, non_blocking=True)
+        self._causal = choose_causal([span.length for span in spans], slots.device, cache.dtype, self._num_before)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if self._prefix is not None:
+            key, value = self._prefix.before(layer, key, value, self._order)
         self._cache.write(layer, self._slots, key, value)
         if layer == self._score_layer:
-            self.scores = [_text_to_visual(span, query, key, scaling) for span in self.spans]
+            self.scores = self._text_to_visual(query, key, scaling)
         return self._causal(query, key, value, scaling)
+
+    def _text_to_visual(self, query: Tensor, key: Tensor, scaling: float) -> list[Tensor]:
+        keys = key.split([self._num_before + span.length for span in self.spans], dim=1)
+        return [_text_to_visual(span, query, own, scaling) for span, own in zip(self.spans, keys, strict=True)]
+
+
+def _prefixed(spans: list[Span], num_before: int) -> Tensor:
+    """Order of keys with a prefix before each span's, among the prefix's and then all spans'."""
+    prefix = torch.arange(num_before)
+    own = (torch.arange(num_before + span.start, num_before + span.end) for span in spans)
+    return torch.cat([part for tokens in own for part in (prefix, tokens)])
 
 
 def _text_to_visual(span: Span, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    num_rows = max(1, span.after)
+    """Of all packed queries and one sequence's keys."""
+    num_rows, num_keys = max(1, span.after), key.shape[1]
     rows = query[:, span.end - num_rows : span.end].float() * scaling
     grouped = rows.unflatten(0, (key.shape[0], -1))
-    logits = (grouped @ key[:, None, span.start : span.end].float().mT).flatten(0, 1)
-    first = span.length - num_rows
-    future = torch.ones_like(logits[0], dtype=torch.bool).triu(diagonal=first + 1)
+    logits = (grouped @ key[:, None].float().mT).flatten(0, 1)
+    future = torch.ones_like(logits[0], dtype=torch.bool).triu(diagonal=num_keys - num_rows + 1)
     attention: Tensor = logits.masked_fill(future, -torch.inf).softmax(dim=-1)
-    return attention[..., span.visual.to(attention.device)]
+    return attention[..., num_keys - span.length + span.visual.to(attention.device)]

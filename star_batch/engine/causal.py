@@ -22,41 +22,57 @@ Causal: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """`(query [H, T, d], key [H_kv, T, d], value [H_kv, T, d], scaling) -> [H, T, d]`, each sequence for itself."""
 
 
-def choose_causal(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> Causal:
-    """The kernel for sequences of `lengths`, packed one after the other."""
+def choose_causal(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, num_before: int = 0) -> Causal:
+    """The kernel for sequences of `lengths`, packed one after the other.
+
+    Each has keys and values of `num_before` more tokens, before its own.
+    """
     if device.type == "cpu":
-        return partial(causal_attention, lengths=lengths)
+        return partial(causal_attention, lengths=lengths, num_before=num_before)
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        return _Varlen(lengths, device)
-    return partial(attend_by_runs, lengths=lengths)
+        return _Varlen(lengths, device, num_before)
+    return partial(attend_by_runs, lengths=lengths, num_before=num_before)
 
 
 class _Varlen:
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).pin_memory()
-        self._bounds = bounds.to(device, non_blocking=True)
-        self._longest = max(lengths)
+    def __init__(self, lengths: Sequence[int], device: torch.device, num_before: int) -> None:
+        self._query_bounds = _bounds(lengths, device)
+        # The very same tensor where lengths are the same: some kernels take nothing else for causal attention.
+        with_before = [num_before + length for length in lengths]
+        self._key_bounds = _bounds(with_before, device) if num_before else self._query_bounds
+        self._longest_query, self._longest_key = max(lengths), max(with_before)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn  # CUDA only
 
         q, k, v = (repeat_heads(x, query.shape[0]).transpose(0, 1).contiguous() for x in (query, key, value))
-        bounds, longest = self._bounds, self._longest
-        # A window without end to the left and nothing to the right: causal.
-        out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+        bounds, longest = (self._query_bounds, self._key_bounds), (self._longest_query, self._longest_key)
+        # A window without end to the left and nothing to the right: causal, the last query on all keys.
+        out = varlen_attn(q, k, v, *bounds, *longest, scale=scaling, window_size=(-1, 0))
         assert isinstance(out, Tensor)
         return out.transpose(0, 1)
 
 
-def attend_by_runs(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Sequence[int]) -> Tensor:
+def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).pin_memory()
+    return bounds.to(device, non_blocking=True)
+
+
+def attend_by_runs(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Sequence[int], num_before: int = 0
+) -> Tensor:
     """Neighbours of equal length share a kernel call."""
-    heads, parts, start = query.shape[0], [], 0
+    heads, parts, start, first = query.shape[0], [], 0, 0
     for length, run in groupby(lengths):
         count = len(list(run))
-        tokens = slice(start, start + count * length)
-        q, k, v = (repeat_heads(x[:, tokens], heads).unflatten(1, (count, -1)) for x in (query, key, value))
-        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).flatten(1, 2))
-        start = tokens.stop
+        queries = slice(start, start + count * length)
+        keys = slice(first, first + count * (num_before + length))
+        q = query[:, queries].unflatten(1, (count, -1))
+        k, v = (repeat_heads(x[:, keys], heads).unflatten(1, (count, -1)) for x in (key, value))
+        is_seen = torch.ones(length, num_before + length, dtype=torch.bool, device=q.device).tril(num_before)
+        masked = {"attn_mask": is_seen} if num_before else {"is_causal": True}
+        parts.append(F.scaled_dot_product_attention(q, k, v, scale=scaling, **masked).flatten(1, 2))
+        start, first = queries.stop, keys.stop
     return torch.cat(parts, dim=1)
 
 

@@ -13,18 +13,18 @@ from star_batch.engine.attention import Span
 from star_batch.engine.sequence import Sequence
 
 
-def spans_of(sequences: Seq[Sequence]) -> list[Span]:
-    """Packed spans of the sequences as they enter the decoder."""
+def spans_of(sequences: Seq[Sequence], num_before: int = 0) -> list[Span]:
+    """Packed spans of the sequences as they enter the decoder, but for the first `num_before` tokens of each."""
     spans, start = [], 0
     for sequence in sequences:
-        span = _span(start, sequence)
+        span = _span(start, sequence, num_before)
         spans.append(span)
         start = span.end
     return spans
 
 
-def _span(start: int, sequence: Sequence) -> Span:
-    visual, length = [], 0
+def _span(start: int, sequence: Sequence, num_before: int) -> Span:
+    visual, length = [], -num_before
     for text, image in zip_longest(sequence.prompt.texts, sequence.images):
         length += len(text)
         if image is not None:
@@ -52,29 +52,29 @@ def cut(spans: Seq[Span], kept: Seq[Tensor]) -> tuple[Tensor, list[Span]]:
     return torch.cat(places), shorter
 
 
-def original_positions(sequences: Seq[Sequence], num_axes: int) -> Tensor:
+def original_positions(sequences: Seq[Sequence], num_axes: int, num_before: int = 0) -> Tensor:
     """Positions `[A, T]` in the unpruned sequence, for what the early stage kept: text is not moved up."""
     parts = []
     for sequence in sequences:
-        at = 0
+        first, at = num_before, 0
         for text, image in zip_longest(sequence.prompt.texts, sequence.images):
-            parts.append(torch.arange(at, at + len(text)).expand(num_axes, -1))
-            at += len(text)
+            parts.append(torch.arange(at + first, at + len(text)).expand(num_axes, -1))
+            first, at = 0, at + len(text)
             if image is not None:
                 parts.append(at + image.layout.positions[:, image.survivors.kept])
                 at += image.layout.extent
     return torch.cat(parts, dim=1)
 
 
-def compact_positions(spans: Seq[Span]) -> Tensor:
+def compact_positions(spans: Seq[Span], num_before: int = 0) -> Tensor:
     """Positions `[1, T]` counted anew in every sequence, as if what was pruned had never been there."""
-    return torch.cat([torch.arange(span.length) for span in spans]).unsqueeze(0)
+    return torch.cat([torch.arange(num_before, num_before + span.length) for span in spans]).unsqueeze(0)
 
 
-def prompt_slots(sequences: Seq[Sequence], spans: Seq[Span], group: int, page_size: int) -> Tensor:
-    """Cache slots of all prompt tokens, packed."""
+def prompt_slots(sequences: Seq[Sequence], spans: Seq[Span], group: int, page_size: int, num_before: int = 0) -> Tensor:
+    """Cache slots of all prompt tokens, packed; those before the spans included."""
     rows = (row_slots(sequence.pages[group], page_size) for sequence in sequences)
-    return torch.cat([slots[: span.length] for slots, span in zip(rows, spans, strict=True)])
+    return torch.cat([slots[: num_before + span.length] for slots, span in zip(rows, spans, strict=True)])
 
 
 def row_slots(pages: Seq[int], page_size: int) -> Tensor:

@@ -6,7 +6,7 @@ which token comes next.
 
 import time
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -18,6 +18,7 @@ from star_batch.engine.attention import BatchAttention, PackedPrefill, Span
 from star_batch.engine.decode import DecodeInputs, InPlaceDecode, PagedDecode, choose_paged
 from star_batch.engine.decode_graph import Capture, DecodeGraphs, capture_cuda
 from star_batch.engine.kv_cache import KVCache
+from star_batch.engine.prefix import Prefix, Prefixes
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
 from star_batch.engine.stopwatch import Stopwatch
@@ -41,6 +42,20 @@ class DecodeTables:
     rows: list[list[slice | Tensor]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """Sequences of one prefill, and where each lies but for the `prefix` that all of them begin with, if they do."""
+
+    sequences: Seq[Sequence]
+    spans: list[Span]
+    prefix: Prefix | None
+
+    @property
+    def num_before(self) -> int:
+        """Tokens of every sequence that are not run again."""
+        return 0 if self.prefix is None else self.prefix.length
+
+
 class Runner:
     """Tensors in and out of one model, under one pruning plan."""
 
@@ -61,6 +76,7 @@ class Runner:
         self._page_size = budget.page_size
         self.vision_batch = model.vision_batch(vision_batch)
         self._tables = DecodeTables((), (), [])
+        self._prefixes = Prefixes(model)
         self._paged_attention = choose_paged(model.device)
         self._graphs = self._make_graphs(budget, capture_cuda) if model.device.type == "cuda" else None
         self.stopwatch = Stopwatch(stats, model.device)
@@ -87,18 +103,18 @@ class Runner:
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
         start = time.perf_counter()
-        spans = layout.spans_of(sequences)
-        hidden = self._embed_prompts(sequences, spans)
-        positions = layout.original_positions(sequences, self.model.num_axes)
+        packed = self._pack(sequences)
+        hidden = self._embed_prompts(packed)
+        positions = layout.original_positions(sequences, self.model.num_axes, packed.num_before)
         for sequence in sequences:
             sequence.note_kept(0, sequence.early_kept)
         for group, layers in enumerate(self.plan.layer_groups):
-            hidden, scores = self._prefill_group(group, layers, sequences, spans, hidden, positions)
-            index, spans = self._going_on(group, sequences, spans, scores)
+            hidden, scores = self._prefill_group(group, layers, packed, hidden, positions)
+            index, packed = self._going_on(group, packed, scores)
             hidden, positions = hidden[self._put(index)], positions[:, index]
             hidden = self.model.feed_forward(layers[-1], hidden)
         logits = self.model.logits(hidden)
-        self._count_prefill(sequences)
+        self._count_prefill(packed)
         for sequence in sequences:
             sequence.clock.prefill_start = start
             sequence.clock.decode_start = time.perf_counter()
@@ -172,35 +188,36 @@ class Runner:
         visual = torch.cat([encoded.visual, self.model.separator.expand(num_left, -1)])[self._put(order)]
         return EncodedImage(both[order], visual, encoded.counts)
 
-    def _embed_prompts(self, sequences: Seq[Sequence], spans: Seq[Span]) -> Tensor:
+    def _pack(self, sequences: Seq[Sequence]) -> Packed:
+        prefix = self._prefixes.shared_by([sequence.prompt.texts[0] for sequence in sequences])
+        return Packed(sequences, layout.spans_of(sequences, 0 if prefix is None else prefix.length), prefix)
+
+    def _embed_prompts(self, packed: Packed) -> Tensor:
         """Packed embeddings `[T, W]`; the visual places are embedded as token 0 first, then filled."""
         ids: list[int] = []
-        for sequence in sequences:
+        for sequence in packed.sequences:
+            own: list[int] = []
             for text, image in zip_longest(sequence.prompt.texts, sequence.images):
-                ids += [*text, *[0] * (image.survivors.counts[0] if image is not None else 0)]
+                own += [*text, *[0] * (image.survivors.counts[0] if image is not None else 0)]
+            ids += own[packed.num_before :]
         hidden = self.model.embed(self._put(torch.tensor(ids)))
-        places = self._put(layout.visual_index(spans))
-        hidden[places] = torch.cat([image.survivors.visual for s in sequences for image in s.images])
+        places = self._put(layout.visual_index(packed.spans))
+        hidden[places] = torch.cat([image.survivors.visual for s in packed.sequences for image in s.images])
         return hidden
 
     def _prefill_group(
-        self,
-        group: int,
-        layers: range,
-        sequences: Seq[Sequence],
-        spans: list[Span],
-        hidden: Tensor,
-        positions: Tensor,
+        self, group: int, layers: range, packed: Packed, hidden: Tensor, positions: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Hidden states `[T, W]` after the attention of the group's last layer, and its scores if a late step follows.
 
         What the step drops, and after the last layer all but the last tokens, needs no feed-forward any more.
         """
-        slots = self._put(layout.prompt_slots(sequences, spans, group, self._page_size))
-        score_layer = layers[-1] if self._cuts_after(group, sequences) else None
-        batch = PackedPrefill(self._cache, spans, slots, score_layer)
+        spans, num_before = packed.spans, packed.num_before
+        slots = self._put(layout.prompt_slots(packed.sequences, spans, group, self._page_size, num_before))
+        score_layer = layers[-1] if self._cuts_after(group, packed.sequences) else None
+        batch = PackedPrefill(self._cache, spans, slots, score_layer=score_layer, prefix=packed.prefix)
         is_compact = self.plan.positions == "compact"
-        rotary = self.model.rotary(self._put(layout.compact_positions(spans) if is_compact else positions))
+        rotary = self.model.rotary(self._put(layout.compact_positions(spans, num_before) if is_compact else positions))
         for layer in layers[:-1]:
             hidden = self.model.attend(layer, hidden, rotary, batch=batch)
             hidden = self.model.feed_forward(layer, hidden)
@@ -209,15 +226,14 @@ class Runner:
     def _cuts_after(self, group: int, sequences: Seq[Sequence]) -> bool:
         return group < len(self.plan.late) and any(s.counts[group + 1] < s.counts[group] for s in sequences)
 
-    def _going_on(
-        self, group: int, sequences: Seq[Sequence], spans: list[Span], scores: Seq[Tensor]
-    ) -> tuple[Tensor, list[Span]]:
+    def _going_on(self, group: int, packed: Packed, scores: Seq[Tensor]) -> tuple[Tensor, Packed]:
         """Packed places that go on after the group: what a late step keeps, and at the end the last tokens."""
         if scores:
-            return layout.cut(spans, self._select_late(group, sequences, scores))
+            places, spans = layout.cut(packed.spans, self._select_late(group, packed.sequences, scores))
+            return places, replace(packed, spans=spans)
         if group < len(self.plan.late):
-            return torch.arange(spans[-1].end), spans
-        return torch.tensor([span.end - 1 for span in spans]), spans
+            return torch.arange(packed.spans[-1].end), packed
+        return torch.tensor([span.end - 1 for span in packed.spans]), packed
 
     def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> list[Tensor]:
         """Which of each sequence's visual tokens go on to the next group, on the host; its images compete."""
@@ -296,11 +312,12 @@ class Runner:
                 hidden = self.model.feed_forward(layer, hidden)
         return self.model.logits(hidden)
 
-    def _count_prefill(self, sequences: Seq[Sequence]) -> None:
+    def _count_prefill(self, packed: Packed) -> None:
         self.stats.prefill_batches += 1
-        self.stats.prefill_rows += len(sequences)
+        self.stats.prefill_rows += len(packed.sequences)
+        self.stats.shared_tokens += packed.num_before * len(packed.sequences)
         groups = self.plan.layer_groups
-        for sequence in sequences:
+        for sequence in packed.sequences:
             self.stats.prefill_tokens += sequence.length
             self.stats.prompt_tokens += sequence.prompt.num_tokens
             self.stats.visual_tokens += sequence.num_visual

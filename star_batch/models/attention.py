@@ -28,17 +28,20 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) ->
     return out
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Iterable[int]) -> Tensor:
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Iterable[int], num_before: int = 0
+) -> Tensor:
     """Causal attention `[H, T, d]` within packed sequences of `lengths`; keys and values `[H_kv, T, d]`.
 
-    In blocks of queries, on any device: no padding, no copy of shared key heads.
+    In blocks of queries, on any device: no padding, no copy of shared key heads. Each sequence may have keys of
+    `num_before` more tokens than queries, before its own.
     """
-    out, start = torch.empty_like(query), 0
+    out, start, first = torch.empty_like(query), 0, 0
     for length in lengths:
         for block in _blocks(length, _CAUSAL_BLOCK):
-            rows, seen = slice(start + block.start, start + block.stop), slice(start, start + block.stop)
+            rows, seen = slice(start + block.start, start + block.stop), slice(first, first + num_before + block.stop)
             out[:, rows] = _causal_block(query[:, rows], key[:, seen], value[:, seen], scaling)
-        start += length
+        start, first = start + length, first + num_before + length
     return out
 
 

@@ -95,14 +95,16 @@ def test_the_paged_kernel_at_real_sizes(dtype: torch.dtype, rows: int, heads: in
     assert torch.allclose(paged_attention(*inputs), decode.gathered_attention(*inputs), atol=tolerance)
 
 
+@pytest.mark.parametrize("before", [0, 35])
 @pytest.mark.parametrize("shared", [1, 4])
-def test_variable_length_prefill_equals_runs_of_equal_lengths(shared: int) -> None:
+def test_variable_length_prefill_equals_runs_of_equal_lengths(shared: int, before: int) -> None:
     lengths = [1, 600, 600, 70, 128, 3]
     generator = torch.Generator("cuda").manual_seed(0)
+    num_keys = sum(lengths) + before * len(lengths)
     query, key, value = (
-        torch.randn(h, sum(lengths), 64, device="cuda", dtype=torch.bfloat16, generator=generator)
-        for h in (8 * shared, 8, 8)
+        torch.randn(heads, tokens, 64, device="cuda", dtype=torch.bfloat16, generator=generator)
+        for heads, tokens in ((8 * shared, sum(lengths)), (8, num_keys), (8, num_keys))
     )
-    chosen = causal.choose_causal(lengths, query.device, query.dtype)
-    expected = causal.attend_by_runs(query, key, value, 0.125, lengths)
+    chosen = causal.choose_causal(lengths, query.device, query.dtype, before)
+    expected = causal.attend_by_runs(query, key, value, 0.125, lengths, before)
     assert torch.allclose(chosen(query, key, value, 0.125), expected, atol=2e-2)

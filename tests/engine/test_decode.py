@@ -103,10 +103,12 @@ def test_a_long_row_is_split_among_programs_where_rows_are_few(monkeypatch: pyte
     assert kernel._num_splits(1, 100, device) == 1
 
 
+@pytest.mark.parametrize("before", [0, 4])
 @pytest.mark.parametrize("shared", [1, 3])
-def test_runs_of_equal_lengths_attend_like_blocks(shared: int) -> None:
+def test_runs_of_equal_lengths_attend_like_blocks(shared: int, before: int) -> None:
     lengths = [5, 5, 5, 9, 1, 1, 5]
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(h, sum(lengths), 8, generator=generator) for h in (2 * shared, 2, 2))
-    found = causal.attend_by_runs(query, key, value, 0.3, lengths)
-    assert torch.allclose(found, causal_attention(query, key, value, 0.3, lengths), atol=1e-5)
+    query = torch.randn(2 * shared, sum(lengths), 8, generator=generator)
+    key, value = (torch.randn(2, sum(lengths) + before * len(lengths), 8, generator=generator) for _ in range(2))
+    found = causal.attend_by_runs(query, key, value, 0.3, lengths, before)
+    assert torch.allclose(found, causal_attention(query, key, value, 0.3, lengths, before), atol=1e-5)

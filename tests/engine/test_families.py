@@ -55,6 +55,12 @@ class Loaded:
     def library(self) -> Library:
         return Library(self.checkpoint)
 
+    @property
+    def image_mark(self) -> str:
+        """An image's place in a raw prompt."""
+        mark = self.preprocessor.image_token
+        return f"<|vision_start|> {mark} <|vision_end|>" if "pad" in mark else mark
+
     def opened(self, pruning: Pruning | None = None, **options: Any) -> Engine:
         plan = make_plan(pruning or Pruning(), self.adapter.num_layers, 64, self.adapter.num_axes)
         chosen = EngineOptions(**{"vision_batch": 3} | options)
@@ -241,3 +247,19 @@ def test_tight_memory_changes_no_answer(model: Loaded) -> None:
         scheduler = engine._core._scheduler
         assert scheduler.num_free_pages == scheduler.budget.num_pages
     assert found == tokens(model.answers(records, STAR))
+
+
+@pytest.mark.parametrize("pruning", [Pruning(), Pruning(method="star", keep=0.3)], ids=name)
+def test_what_rows_begin_with_is_run_once(model: Loaded, pruning: Pruning) -> None:
+    """Positions of several axes, images of many sizes, one to three of them: all go on where the beginning ends."""
+    system = " ".join(f"w{number}" for number in range(20))
+    records = [
+        replace(
+            record, raw=True, prompt=" ".join([system, *[model.image_mark] * len(record.images), str(record.prompt)])
+        )
+        for record in varied_records(8)
+    ]
+    with model.opened(pruning) as engine:
+        together = tokens(engine.answer(records, max_new_tokens=6))
+        assert engine.stats().shared_tokens >= 8 * 20
+    assert together == tokens(model.answers(records, pruning, max_rows=1))

@@ -17,11 +17,12 @@ def random_heads(heads: int, tokens: int, seed: int) -> Tensor:
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
+    """The last query on all keys."""
     shared = query.shape[0] // key.shape[0]
     key, value = key.repeat_interleave(shared, 0), value.repeat_interleave(shared, 0)
     logits = query @ key.mT * 0.25
     if is_causal:
-        logits += torch.full(logits.shape[1:], -torch.inf).triu(1)
+        logits += torch.full(logits.shape[1:], -torch.inf).triu(1 + key.shape[1] - query.shape[1])
     return logits.softmax(-1) @ value
 
 
@@ -30,12 +31,17 @@ def eager(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
     lengths=st.lists(st.sampled_from([1, 2, 17, 127, 128, 129, 300]), min_size=1, max_size=4),
     shared=st.sampled_from([1, 3]),
     dtype=st.sampled_from(list(TOLERANCE)),
+    before=st.sampled_from([0, 1, 35]),
 )
-def test_packed_sequences_attend_only_to_their_own_past(lengths: list[int], shared: int, dtype: torch.dtype) -> None:
-    query, key, value = (random_heads(h, sum(lengths), seed) for seed, h in enumerate((2 * shared, 2, 2)))
-    found = causal_attention(query.to(dtype), key.to(dtype), value.to(dtype), 0.25, lengths)
+def test_packed_sequences_attend_only_to_their_own_past(
+    lengths: list[int], shared: int, dtype: torch.dtype, before: int
+) -> None:
+    seen = [before + length for length in lengths]
+    query = random_heads(2 * shared, sum(lengths), seed=0)
+    key, value = (random_heads(2, sum(seen), seed) for seed in (1, 2))
+    found = causal_attention(query.to(dtype), key.to(dtype), value.to(dtype), 0.25, lengths, before)
     assert found.dtype == dtype
-    parts = zip(*(x.split(lengths, dim=1) for x in (query, key, value)), strict=True)
+    parts = zip(query.split(lengths, dim=1), key.split(seen, dim=1), value.split(seen, dim=1), strict=True)
     expected = torch.cat([eager(q, k, v, True) for q, k, v in parts], dim=1)
     assert torch.allclose(found.float(), expected, atol=TOLERANCE[dtype])
 
