@@ -178,7 +178,7 @@ class EngineOptions:
 
     `max_rows` decode slots; `max_prefill_tokens` per prefill batch (None: what suits the device); `page_size`
     tokens per KV page; `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per
-    encoder call.
+    encoder call (None: what suits the device).
 
     Raises:
         ConfigError: a value is out of range.
@@ -190,15 +190,16 @@ class EngineOptions:
     max_prefill_tokens: int | None = None
     page_size: int = 16
     kv_memory_gib: float | None = None
-    vision_batch: int = 8
+    vision_batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "page_size", "vision_batch"):
+        for name in ("max_rows", "page_size"):
             value = getattr(self, name)
             _require(is_count(value), f"{name}={value!r}: give a whole number of 1 or more")
-        tokens = self.max_prefill_tokens
-        message = f"max_prefill_tokens={tokens!r}: give a whole number of 1 or more, or leave it out"
-        _require(tokens is None or is_count(tokens), message)
+        for name in ("max_prefill_tokens", "vision_batch"):
+            value = getattr(self, name)
+            message = f"{name}={value!r}: give a whole number of 1 or more, or leave it out"
+            _require(value is None or is_count(value), message)
         memory = self.kv_memory_gib
         is_size = memory is None or (_is_number(memory) and memory > 0.0)
         _require(is_size, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")

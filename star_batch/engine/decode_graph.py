@@ -9,7 +9,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,14 @@ from star_batch.engine.decode import DecodeInputs
 Step: TypeAlias = Callable[[DecodeInputs], Tensor]
 """Logits `[B, V]` of a decode step."""
 
-Replay: TypeAlias = Callable[[], Tensor]
-Capture: TypeAlias = Callable[[Replay], Replay]
-"""What runs once, to what runs it again on the same addresses."""
+T = TypeVar("T")
+
+
+class Capture(Protocol):
+    """What runs once, to what runs it again on the same addresses."""
+
+    def __call__(self, step: Callable[[], T], /) -> Callable[[], T]: ...
+
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +36,7 @@ class _Graph:
     """The step of one batch size, and the fixed inputs that it reads."""
 
     inputs: DecodeInputs
-    replay: Replay
+    replay: Callable[[], Tensor]
 
 
 class DecodeGraphs:
@@ -116,7 +121,7 @@ def batch_sizes(max_rows: int) -> list[int]:
     return [*(size for size in sizes if size < max_rows), max_rows]
 
 
-def capture_cuda(step: Replay) -> Replay:
+def capture_cuda(step: Callable[[], T]) -> Callable[[], T]:
     """A CUDA graph of `step`.
 
     It is run first, outside: kernels are compiled and workspaces made then. Other threads of the process may go on
@@ -129,10 +134,10 @@ def capture_cuda(step: Replay) -> Replay:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        logits = step()
+        out = step()
 
-    def replay() -> Tensor:
+    def replay() -> T:
         graph.replay()
-        return logits
+        return out
 
     return replay

@@ -41,6 +41,8 @@ from star_batch.records import Answer, Record
 
 # A larger batch fills no more of a processor, and its intermediate results leave the cache and the allocator's pool.
 _PREFILL_TOKENS = {"cpu": 2048}
+# A selection is hundreds of small kernels, whether for one image or for many: a GPU gets many.
+_VISION_BATCH = {"cpu": 8, "cuda": 64}
 _TYPICAL_TEXT = 256  # prompt and answer tokens that the KV cache is sized for; longer rows take more pages
 _LONGEST_WAIT = 1.0  # then the wait is counted, so that whoever reads sees an engine that has nothing to do
 
@@ -64,11 +66,13 @@ class Engine:
         if model.device.type == "cpu":
             keep_memory()
         self.plan = plan
+        self._device = model.device
         self._stats = EngineStats()
         self._max_rows = options.max_rows
         budget, cache = on_passing_thread(lambda: _memory(model, plan, preprocessor, options))
         self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
-        runner = Runner(model, plan, cache, self._stats, budget=budget, vision_batch=options.vision_batch)
+        vision_batch = options.vision_batch or _VISION_BATCH[model.device.type]
+        runner = Runner(model, plan, cache, self._stats, budget=budget, vision_batch=vision_batch)
         self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
         self._inbox = Inbox()
         self._tickets: dict[Sequence, Ticket] = {}
@@ -181,6 +185,8 @@ class Engine:
     def _run(self) -> None:
         """The engine's thread: take what was submitted, step until all is done, wait for more."""
         try:
+            if self._device.type == "cuda":  # a thread begins on the first one, and graphs and kernels stay on it
+                torch.cuda.set_device(self._device)
             while self._receive():
                 for sequence in self._core.step():
                     ticket = self._tickets.pop(sequence)

@@ -22,6 +22,7 @@ from star_batch.engine.prefix import Prefix, Prefixes
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
 from star_batch.engine.stopwatch import Stopwatch
+from star_batch.engine.vision_graph import VisionGraphs
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
@@ -78,7 +79,9 @@ class Runner:
         self._tables = DecodeTables((), (), [])
         self._prefixes = Prefixes(model)
         self._paged_attention = choose_paged(model.device)
-        self._graphs = self._make_graphs(budget, capture_cuda) if model.device.type == "cuda" else None
+        is_cuda = model.device.type == "cuda"
+        self._graphs = self._make_graphs(budget, capture_cuda) if is_cuda else None
+        self._vision_graphs = self._make_vision_graphs(capture_cuda) if is_cuda else None
         self.stopwatch = Stopwatch(stats, model.device)
 
     def encode(self, images: Seq[SequenceImage]) -> list[EncodedImage]:
@@ -87,13 +90,16 @@ class Runner:
         The encoder and the selection always see the same shape, so their rounding does not depend on company.
         """
         with self.stopwatch.stage("vision_seconds"):
-            found = self.model.encode(self._views(images), [image.source.size for image in images])
+            found = self._encode(images)
         with self.stopwatch.stage("select_seconds"):
             counts = self._counts(images, found)
             kept = self._select_early(images, found, counts)
         with self.stopwatch.stage("vision_seconds"):
             visual = self._project(found, kept)
-            encoded = list(map(EncodedImage, [places.cpu() for places in kept], visual, counts))
+            on_host = [
+                places.to("cpu", copy=True) for places in kept
+            ]  # on any device: a graph's results are written over
+            encoded = list(map(EncodedImage, on_host, visual, counts))
             if found.places is not None:
                 encoded = [self._with_separators(*pair, found.places) for pair in zip(images, encoded, strict=True)]
         self.stats.vision_batches += 1
@@ -139,6 +145,11 @@ class Runner:
             for layer in layers:
                 self._cache.wipe(layer, slots)
 
+    def _encode(self, images: Seq[SequenceImage]) -> ImageFeatures:
+        if self._vision_graphs is not None:
+            return self._vision_graphs.encode(self._views(images))
+        return self.model.encode(self._views(images), [image.source.size for image in images])
+
     def _views(self, images: Seq[SequenceImage]) -> Tensor:
         views = [image.source.views for image in images]
         padding = [np.zeros_like(views[0])] * (self.vision_batch - len(views))
@@ -154,6 +165,8 @@ class Runner:
     ) -> list[Tensor]:
         """Indices `[K]` kept of every image's encoder tokens, padding left out."""
         if self.plan.budget is None:  # images of one shape have one budget: all at once
+            if self._vision_graphs is not None:
+                return list(self._vision_graphs.select(found))[: len(images)]
             seeds = [*(image.seed for image in images), *[0] * (len(found.features) - len(images))]
             return list(self._kept(found, seeds, counts[0][0]))[: len(images)]
         alone = [ImageFeatures(*(part[i : i + 1] for part in found[:2])) for i in range(len(images))]
@@ -245,6 +258,17 @@ class Runner:
             for sequence, places in zip(sequences, on_host, strict=True):
                 sequence.note_kept(group + 1, places)
             return on_host
+
+    def _make_vision_graphs(self, capture: Capture) -> VisionGraphs | None:
+        """None where images differ in shape, in budget, or in more than their pixels."""
+        has_one_shape = self.model.vision_batch(2) == 2
+        if not has_one_shape or self.plan.budget is not None or self.plan.is_per_record:
+            return None
+        return VisionGraphs(
+            lambda views: self.model.encode(views, ()),
+            lambda found: self._kept(found, (0,) * len(found.features), self.plan.counts(found.features.shape[1])[0]),
+            capture,
+        )
 
     def _make_graphs(self, budget: Budget, capture: Capture) -> DecodeGraphs:
         return DecodeGraphs(

@@ -71,7 +71,8 @@ class VisionLanguageModel(Protocol):
     def encode(self, views: Tensor, sizes: Sequence[tuple[int, int]]) -> ImageFeatures:
         """Features and attention of a micro-batch: uint8 `[B, V, height, width, 3]` on the model's device.
 
-        `sizes` are those of the pictures, (height, width), one or more: the last images may be padding.
+        `sizes` are those of the pictures, (height, width): the last images may be padding, and where all images
+        have one shape they are not looked at.
         """
 
     def project(self, features: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ def select_random(num_tokens: int, num_keep: int, seed: int) -> Tensor:
     return torch.randperm(num_tokens, generator=generator)[:num_keep].sort().values
 
 
-def select_stride(num_tokens: int, num_keep: int) -> Tensor:
+def select_stride(num_tokens: int, num_keep: int, device: torch.device | None = None) -> Tensor:
     """`num_keep` of `num_tokens` at even distances, each in the middle of its share, sorted."""
-    return ((2 * torch.arange(num_keep) + 1) * num_tokens) // (2 * num_keep)
+    return ((2 * torch.arange(num_keep, device=device) + 1) * num_tokens) // (2 * num_keep)
 
 
 def plan_none(pruning: Pruning, num_layers: int) -> PruningPlan:
@@ -58,4 +58,4 @@ def _random(seed: int, tokens: VisualTokens, num_keep: int) -> Tensor:
 
 def _stride(tokens: VisualTokens, num_keep: int) -> Tensor:
     num_images, num_tokens, _ = tokens.features.shape
-    return select_stride(num_tokens, num_keep).to(tokens.features.device).expand(num_images, -1)
+    return select_stride(num_tokens, num_keep, tokens.features.device).expand(num_images, -1)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -53,6 +54,19 @@ def test_graphs_and_plain_steps_say_the_same(tiny: str, pruning: Pruning) -> Non
         engine._core._runner._graphs = None
         assert tokens(engine.answer(records)) == by_graph
         engine._core._runner._paged_attention = decode.gathered_attention
+        assert tokens(engine.answer(records)) == by_graph
+
+
+@pytest.mark.parametrize("pruning", [*PRUNINGS, Pruning(method="stride", keep=15)], ids=lambda pruning: pruning.method)
+def test_images_are_encoded_and_selected_by_graph(tiny: str, pruning: Pruning) -> None:
+    records = uneven(18)
+    with opened(tiny, pruning) as engine:
+        by_graph = tokens(engine.answer(records))
+        runner = engine._core._runner
+        assert runner._vision_graphs is not None
+        assert runner._vision_graphs._replay_encode is not None, "encoding could not be captured"
+        assert not isinstance(runner._vision_graphs._replay_select, partial), "selecting could not be captured"
+        runner._vision_graphs = None
         assert tokens(engine.answer(records)) == by_graph
 
 

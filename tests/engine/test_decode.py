@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from star_batch import Answer, Engine, EngineOptions, Pruning
 from star_batch.engine import causal, runner
-from star_batch.engine.decode_graph import DecodeGraphs, Replay, batch_sizes
+from star_batch.engine.decode_graph import DecodeGraphs, batch_sizes
 from star_batch.engine.scheduler import Budget
 from star_batch.models.attention import causal_attention
 from tests.tiny import random_records
@@ -41,7 +43,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every engine decodes by graphs that only pretend: sizes that were captured, in order."""
     captured: list[int] = []
 
-    def capture(step: Replay) -> Replay:
+    def capture(step: Callable[[], Any]) -> Callable[[], Any]:
         captured.append(len(step()))
         return step
 
