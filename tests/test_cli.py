@@ -625,6 +625,9 @@ def test_the_demo_as_a_person_runs_it(
     for name in ("answers", "_metrics/summary.json", "report.html"):
         assert f"star-batch-demo/output/{name}" in done.stdout
     assert "Asked and answered" in done.stdout
+    saved = done.stdout.partition("What pruning saves")[2].splitlines()[1:3]
+    assert re.fullmatch(r" *none, 144 tokens +[\d,]+ images/s by one engine alone *", saved[0])
+    assert re.fullmatch(r" *star, 36 tokens +[\d,]+ images/s, \d+\.\d\d times as many *", saved[1])
     check_output(tmp_path / "star-batch-demo", num_rows, num_broken, accuracy)
     monkeypatch.chdir(tmp_path)
     assert invoke("verify", "star-batch-demo/output").exit_code == 0

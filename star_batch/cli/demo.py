@@ -74,6 +74,8 @@ def demo(
         raise Interrupted("interrupted; the same command begins the demo anew") from None
     if not quiet and log_format == "text":
         show_list("Asked and answered", _samples(output / "output" / "answers"))
+        if config.pruning.method != "none":
+            show_list("What pruning saves", _saved(config, min(rows or DEMO_ROWS, _SAVED_ROWS)))
         show_list("Next", _DEMO_NEXT)
 
 
@@ -123,6 +125,26 @@ def _samples(answers: Path, num_samples: int = 3) -> list[tuple[str, str]]:
     return [
         (row["question"], row["answer"] + ("" if row["is_correct"] else f"   (wrong: {row['reference']})"))
         for row in list(chosen.values())[:num_samples]
+    ]
+
+
+_SAVED_ROWS = 256
+
+
+def _saved(config: JobConfig, num_rows: int) -> list[tuple[str, str]]:
+    """One engine alone on held-out rows, without the job's pruning and with it."""
+    rows, model = held_out(num_rows), config.model
+    with working(f"{num_rows} rows with pruning and without"):
+        plain, pruned = (
+            measure(pruning, rows, device=model.device, dtype=model.dtype) for pruning in (Pruning(), config.pruning)
+        )
+    gain = pruned.images_per_second / plain.images_per_second
+    return [
+        (f"none, {plain.layer_tokens:.0f} tokens", f"{plain.images_per_second:,.0f} images/s by one engine alone"),
+        (
+            f"{pruned.pruning.method}, {pruned.layer_tokens:.0f} tokens",
+            f"{pruned.images_per_second:,.0f} images/s, {gain:.2f} times as many",
+        ),
     ]
 
 
