@@ -96,9 +96,8 @@ class Runner:
             kept = self._select_early(images, found, counts)
         with self.stopwatch.stage("vision_seconds"):
             visual = self._project(found, kept)
-            on_host = [
-                places.to("cpu", copy=True) for places in kept
-            ]  # on any device: a graph's results are written over
+            # A copy on any device: a graph's results are written over.
+            on_host = [places.to("cpu", copy=True) for places in kept]
             encoded = list(map(EncodedImage, on_host, visual, counts))
             if found.places is not None:
                 encoded = [self._with_separators(*pair, found.places) for pair in zip(images, encoded, strict=True)]

@@ -1,6 +1,6 @@
 """Encoding and early selection as CUDA graphs, where all images have one shape. Knows no model and no method.
 
-A selection may be hundreds of small kernels: launched one by one, they take longer than the encoder itself.
+A selection may be hundreds of small kernels, whose launches one by one are the larger part of it.
 """
 
 import logging
