@@ -2,7 +2,7 @@
 
 On CPU, torch's kernels keep a team of threads for every thread that ever called them, for as long as that one lives.
 Where all teams together outnumber the processors, the library lets their members sleep at each barrier, and small
-operations take about four times as long. So an engine's kernels run on one thread, what is done before on threads that end.
+operations take four times as long. So an engine's kernels run on one thread, what is done before on threads that end.
 """
 
 import threading
