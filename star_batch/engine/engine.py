@@ -237,7 +237,7 @@ def _memory(
         num_pages=num_pages,
     )
     # One page more than is handed out: decode steps of fixed size leave there what belongs to nobody.
-    return budget, kv_cache.KVCache(model, plan.layer_groups, [(n + 1) * options.page_size for n in num_pages])
+    return budget, kv_cache.KVCache(model, plan.layer_groups, [n + 1 for n in num_pages], options.page_size)
 
 
 def _decoding(max_new_tokens: int | None, decoding: Decoding | None) -> Decoding:

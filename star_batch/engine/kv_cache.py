@@ -1,6 +1,6 @@
 """Keys and values in pages, one pool per layer group. Knows no sequence: it is given slots.
 
-A slot is the place of one token: `page * page_size + offset`. Layers before a late step hold more
+A slot is the place of one token: its page and its offset in there. Layers before a late step hold more
 tokens of a sequence than those after it, so each group of layers has pages, and slots, of its own.
 """
 
@@ -18,14 +18,16 @@ _CPU_SHARE, _CUDA_SHARE = 0.25, 0.85  # of the free memory; the rest is for weig
 
 
 class KVCache:
-    """Two tensors `[H_kv, slots, d]` for every layer, filled by slot and read by slot.
+    """Two tensors `[pages, H_kv, page_size, d]` for every layer, filled by slot and read by page.
 
-    Heads come first, so that the keys of one head of a row whose pages lie side by side are one block of memory.
+    One head's keys in a page are one block of memory, and so are those of all heads in all pages side by side.
     """
 
-    def __init__(self, model: VisionLanguageModel, layer_groups: Seq[range], num_slots: Seq[int]) -> None:
+    def __init__(
+        self, model: VisionLanguageModel, layer_groups: Seq[range], num_pages: Seq[int], page_size: int
+    ) -> None:
         self._group_of = [group for group, layers in enumerate(layer_groups) for _ in layers]
-        shapes = [(model.num_kv_heads, num_slots[group], model.head_dim) for group in self._group_of]
+        shapes = [(num_pages[group], model.num_kv_heads, page_size, model.head_dim) for group in self._group_of]
         # Zeros, not empty: a masked slot is still multiplied by its weight of 0, and 0 x NaN is NaN.
         self.dtype = cache_dtype(model)
         self._keys = [torch.zeros(shape, dtype=self.dtype, device=model.device) for shape in shapes]
@@ -35,27 +37,23 @@ class KVCache:
         return self._group_of[layer]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store keys and values `[H_kv, T, d]` in slots `[T]`."""
-        self._keys[layer].index_copy_(1, slots, key.to(self.dtype))
-        self._values[layer].index_copy_(1, slots, value.to(self.dtype))
+        """Store keys and values `[H_kv, T, d]` in slots `[2, T]`."""
+        page, offset = slots
+        self._keys[layer][page, :, offset] = key.transpose(0, 1).to(self.dtype)
+        self._values[layer][page, :, offset] = value.transpose(0, 1).to(self.dtype)
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All keys and all values of a layer, `[H_kv, slots, d]`."""
+        """All keys and all values of a layer, `[pages, H_kv, page_size, d]`."""
         return self._keys[layer], self._values[layer]
 
-    def wipe(self, layer: int, slots: Tensor) -> None:
-        """Zeros in slots `[T]`."""
-        self._keys[layer].index_fill_(1, slots, 0.0)
-        self._values[layer].index_fill_(1, slots, 0.0)
-
-    @property
-    def token_bytes(self) -> int:
-        """Size of one token's keys and values in one layer."""
-        return 2 * self._keys[0][:, 0].nbytes
+    def wipe(self, layer: int, pages: Tensor) -> None:
+        """Zeros in pages `[P]`."""
+        self._keys[layer].index_fill_(0, pages, 0.0)
+        self._values[layer].index_fill_(0, pages, 0.0)
 
 
 def cache_dtype(model: VisionLanguageModel) -> torch.dtype:
-    """The model's own, but float32 on CPU: attention of one bfloat16 query takes there five to eight times as long."""
+    """The model's own, but float32 on CPU: few processors multiply small bfloat16 matrices, none that we saw faster."""
     return torch.float32 if model.device.type == "cpu" else model.dtype
 
 

@@ -72,19 +72,15 @@ def compact_positions(spans: Seq[Span], num_before: int = 0) -> Tensor:
 
 
 def prompt_slots(sequences: Seq[Sequence], spans: Seq[Span], group: int, page_size: int, num_before: int = 0) -> Tensor:
-    """Cache slots of all prompt tokens, packed; those before the spans included."""
-    rows = (row_slots(sequence.pages[group], page_size) for sequence in sequences)
-    return torch.cat([slots[: num_before + span.length] for slots, span in zip(rows, spans, strict=True)])
+    """Cache slots `[2, T]` of all prompt tokens, packed; those before the spans included."""
+    pairs = zip(sequences, spans, strict=True)
+    return torch.cat([_slots(s.pages[group], num_before + span.length, page_size) for s, span in pairs], dim=1)
 
 
-def row_slots(pages: Seq[int], page_size: int) -> Tensor:
-    """All slots of a row's pages, in the order of its tokens."""
-    return (torch.tensor(pages).unsqueeze(1) * page_size + torch.arange(page_size)).flatten()
-
-
-def is_run(pages: Seq[int]) -> bool:
-    """Whether pages lie side by side, so that a row can be read in place."""
-    return list(pages) == list(range(pages[0], pages[0] + len(pages)))
+def _slots(pages: Seq[int], length: int, page_size: int) -> Tensor:
+    """Page and offset of a row's first tokens, `[2, length]`."""
+    tokens = torch.arange(length)
+    return torch.stack([torch.tensor(pages)[tokens // page_size], tokens % page_size])
 
 
 def padded_pages(sequences: Seq[Sequence], group: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from star_batch.engine import layout
 from star_batch.engine.attention import BatchAttention, PackedPrefill, Span
-from star_batch.engine.decode import DecodeInputs, InPlaceDecode, PagedDecode, choose_paged
+from star_batch.engine.decode import DecodeInputs, PagedDecode, choose_paged
 from star_batch.engine.decode_graph import Capture, DecodeGraphs, capture_cuda
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.prefix import Prefix, Prefixes
@@ -27,20 +27,13 @@ from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
 from star_batch.pruning import PruningPlan, VisualTokens, everything
 
-_COPY_BYTES = 65536  # on CPU, gathering less than this per row and layer is cheaper than a kernel call per row
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeTables:
-    """Where the rows that decode together lie, per layer group; good until one comes or goes.
-
-    `pages [B, P]` on the device; `rows` for each row the slice of its slots where its pages lie side by side, else
-    their indices.
-    """
+    """Pages `[B, P]`, per layer group, of the rows that decode together; good until one comes or goes."""
 
     sequences: tuple[Sequence, ...]
     pages: tuple[Tensor, ...]
-    rows: list[list[slice | Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +69,7 @@ class Runner:
         self._cache = cache
         self._page_size = budget.page_size
         self.vision_batch = model.vision_batch(vision_batch)
-        self._tables = DecodeTables((), (), [])
+        self._tables = DecodeTables((), ())
         self._prefixes = Prefixes(model)
         self._paged_attention = choose_paged(model.device)
         is_cuda = model.device.type == "cuda"
@@ -133,16 +126,18 @@ class Runner:
         if self._graphs is not None and (logits := self._graphs.run(numbers, tables.pages)) is not None:
             self.stats.padded_tokens += int(numbers[1 : 1 + len(tables.pages)].sum())
             return logits
-        if self._reads_in_place(sequences):
-            return self._decode_in_place(tables, numbers)
-        return self._decode_paged(self._trimmed(tables, numbers))
+        inputs = self._trimmed(tables, numbers)
+        batch = PagedDecode(self._cache, inputs, self._paged_attention)
+        self.stats.padded_tokens += batch.num_read
+        self.stats.padding_tokens += batch.num_read - int(numbers[1 : 1 + len(tables.pages)].sum())
+        return self._step(inputs, batch)
 
     def forget(self, sequence: Sequence) -> None:
         """Wipe a failed sequence's pages: NaN left there would spread to whoever gets them next."""
         for group, layers in enumerate(self.plan.layer_groups):
-            slots = self._put(layout.row_slots(sequence.pages[group], self._page_size))
+            pages = self._put(torch.tensor(sequence.pages[group]))
             for layer in layers:
-                self._cache.wipe(layer, slots)
+                self._cache.wipe(layer, pages)
 
     def _encode(self, images: Seq[SequenceImage]) -> ImageFeatures:
         if self._vision_graphs is not None:
@@ -280,10 +275,6 @@ class Runner:
             device=self.model.device,
         )
 
-    def _reads_in_place(self, sequences: Seq[Sequence]) -> bool:
-        row_bytes = self._cache.token_bytes * sum(s.cached(0) for s in sequences) / len(sequences)
-        return self.model.device.type == "cpu" and row_bytes > _COPY_BYTES
-
     def _decode_numbers(self, sequences: Seq[Sequence]) -> Tensor:
         """`DecodeInputs.numbers`, on the host."""
         groups = range(len(self.plan.layer_groups))
@@ -295,33 +286,14 @@ class Runner:
         if self._tables.sequences != tuple(sequences):
             groups = range(len(self.plan.layer_groups))
             pages = tuple(self._put(layout.padded_pages(sequences, group)) for group in groups)
-            rows = [[self._row(sequence.pages[group]) for sequence in sequences] for group in groups]
-            self._tables = DecodeTables(tuple(sequences), pages, rows)
+            self._tables = DecodeTables(tuple(sequences), pages)
         return self._tables
-
-    def _row(self, pages: list[int]) -> slice | Tensor:
-        slots = layout.row_slots(pages, self._page_size)
-        return slice(int(slots[0]), int(slots[-1]) + 1) if layout.is_run(pages) else slots
 
     def _trimmed(self, tables: DecodeTables, numbers: Tensor) -> DecodeInputs:
         """No more pages than the longest row fills by now."""
-        pages = []
-        for group, table in enumerate(tables.pages):
-            lengths = numbers[1 + group]
-            pages.append(table[:, : -(-int(lengths.max()) // self._page_size)])
-            num_read = pages[-1].numel() * self._page_size
-            self.stats.padded_tokens += num_read
-            self.stats.padding_tokens += num_read - int(lengths.sum())
-        return DecodeInputs(self._put(numbers), tuple(pages), self._page_size)
-
-    def _decode_in_place(self, tables: DecodeTables, numbers: Tensor) -> Tensor:
-        inputs = DecodeInputs(numbers, tables.pages, self._page_size)
-        rows = [
-            [_first(row, length) for row, length in zip(group_rows, inputs.lengths(group).tolist(), strict=True)]
-            for group, group_rows in enumerate(tables.rows)
-        ]
-        self.stats.padded_tokens += int(numbers[1 : 1 + len(rows)].sum())
-        return self._step(inputs, InPlaceDecode(self._cache, inputs, rows))
+        most = [-(-int(lengths.max()) // self._page_size) for lengths in numbers[1 : 1 + len(tables.pages)]]
+        pages = tuple(table[:, :count] for table, count in zip(tables.pages, most, strict=True))
+        return DecodeInputs(self._put(numbers), pages, self._page_size)
 
     def _decode_paged(self, inputs: DecodeInputs) -> Tensor:
         return self._step(inputs, PagedDecode(self._cache, inputs, self._paged_attention))
@@ -353,8 +325,3 @@ class Runner:
         if self.model.device.type == "cuda":
             tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
         return tensor.to(self.model.device, non_blocking=True)
-
-
-def _first(row: slice | Tensor, length: int) -> slice | Tensor:
-    """Slots of a row's first tokens."""
-    return slice(row.start, row.start + length) if isinstance(row, slice) else row[:length]

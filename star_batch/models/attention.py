@@ -6,6 +6,7 @@ Legend: `H` heads, `S` tokens of a sequence, `T` tokens of several packed ones, 
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -56,8 +57,15 @@ def _causal_block(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> 
     """The last R tokens `[H, R, d]` on all keys up to each. Heads that share a key head are rows of one product."""
     num_rows, num_keys = query.shape[1], key.shape[1]
     grouped = query.unflatten(0, (key.shape[0], -1)).flatten(1, 2)
-    future = query.new_full((num_rows, num_keys), -torch.inf).triu(num_keys - num_rows + 1)
     shared = grouped.shape[1] // num_rows
-    weights = torch.baddbmm(future.repeat(shared, 1), grouped, key.mT, alpha=scaling).softmax(dim=-1)
+    future = _future(num_rows, num_keys, shared, query.dtype, query.device)
+    weights = torch.baddbmm(future, grouped, key.mT, alpha=scaling).softmax(dim=-1)
     out: Tensor = torch.bmm(weights, value).unflatten(1, (shared, num_rows)).flatten(0, 1)
     return out
+
+
+@lru_cache(maxsize=64)  # the blocks of one prefill, which come again in every layer
+def _future(num_rows: int, num_keys: int, shared: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Minus infinity where a key comes after the query, else 0: `[shared * R, keys]`."""
+    infinite = torch.full((num_rows, num_keys), -torch.inf, dtype=dtype, device=device)
+    return infinite.triu(num_keys - num_rows + 1).repeat(shared, 1)

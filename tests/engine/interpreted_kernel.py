@@ -11,8 +11,8 @@ from itertools import product
 
 import torch
 
-from star_batch.engine import paged_attention as kernel
-from star_batch.engine.decode import gathered_attention
+from star_batch.engine import paged_kernel as kernel
+from star_batch.engine.decode import GatheredAttention
 
 PAGE = 4
 
@@ -20,12 +20,12 @@ PAGE = 4
 def check(shared: int, width: int, splits: int) -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, 2, shared, width, generator=generator)
-    keys, values = (torch.randn(2, 60 * PAGE, width, generator=generator) for _ in range(2))
+    keys, values = (torch.randn(60, 2, PAGE, width, generator=generator) for _ in range(2))
     pages = torch.randperm(60, generator=generator).view(3, 20)
     lengths = torch.tensor([1, 70, 80])  # one token, part of a page, all pages
     kernel._num_splits = lambda *_: splits
-    found = kernel.paged_attention(query, keys, values, pages, lengths, PAGE, 0.2)
-    torch.testing.assert_close(found, gathered_attention(query, keys, values, pages, lengths, PAGE, 0.2))
+    found = kernel.PagedKernel(pages, lengths, PAGE)(query, keys, values, 0.2)
+    torch.testing.assert_close(found, GatheredAttention(pages, lengths, PAGE)(query, keys, values, 0.2))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_graphs_and_plain_steps_say_the_same(tiny: str, pruning: Pruning) -> Non
         assert all(graph is not None for graph in graphs._graphs.values()), "a size could not be captured"
         engine._core._runner._graphs = None
         assert tokens(engine.answer(records)) == by_graph
-        engine._core._runner._paged_attention = decode.gathered_attention
+        engine._core._runner._paged_attention = decode.GatheredAttention
         assert tokens(engine.answer(records)) == by_graph
 
 
@@ -95,18 +95,21 @@ def test_bfloat16_runs(tiny: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "heads", "shared", "width"), [(256, 32, 1, 128), (3, 4, 7, 128), (40, 8, 4, 64)])
 def test_the_paged_kernel_at_real_sizes(dtype: torch.dtype, rows: int, heads: int, shared: int, width: int) -> None:
-    paged_attention = decode.choose_paged(torch.device("cuda"))
-    assert paged_attention is not decode.gathered_attention, "triton is missing"
+    make = decode.choose_paged(torch.device("cuda"))
+    assert make is not decode.GatheredAttention, "triton is missing"
     generator = torch.Generator("cuda").manual_seed(0)
     page_size, num_pages = 16, 40
     query = torch.randn(rows, heads, shared, width, device="cuda", dtype=dtype, generator=generator)
-    shape = (heads, rows * num_pages * page_size, width)
+    shape = (rows * num_pages, heads, page_size, width)
     keys, values = (torch.randn(shape, device="cuda", dtype=dtype, generator=generator) for _ in range(2))
     pages = torch.randperm(rows * num_pages, device="cuda", generator=generator).view(rows, num_pages)
     lengths = torch.randint(1, num_pages * page_size + 1, (rows,), device="cuda", generator=generator)
-    inputs = (query, keys, values, pages, lengths, page_size, width**-0.5)
+    found, expected = (
+        attention(pages, lengths, page_size)(query, keys, values, width**-0.5)
+        for attention in (make, decode.GatheredAttention)
+    )
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    assert torch.allclose(paged_attention(*inputs), decode.gathered_attention(*inputs), atol=tolerance)
+    assert torch.allclose(found, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("before", [0, 35])

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_batch import Answer, Engine, EngineOptions, Pruning
-from star_batch.engine import causal, runner
+from star_batch.engine import causal, pagewise, runner
+from star_batch.engine.decode import GatheredAttention
 from star_batch.engine.decode_graph import DecodeGraphs, batch_sizes
+from star_batch.engine.pagewise import PagewiseAttention
 from star_batch.engine.scheduler import Budget
 from star_batch.models.attention import causal_attention
 from tests.tiny import random_records
@@ -93,7 +95,7 @@ def test_the_kernel_equals_attention_over_gathered_pages() -> None:
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_a_long_row_is_split_among_programs_where_rows_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    from star_batch.engine import paged_attention as kernel
+    from star_batch.engine import paged_kernel as kernel
 
     class Processors:
         multi_processor_count = 132
@@ -103,6 +105,44 @@ def test_a_long_row_is_split_among_programs_where_rows_are_few(monkeypatch: pyte
     assert kernel._num_splits(32, 4096, device) == 16
     assert kernel._num_splits(256 * 32, 4096, device) == 1
     assert kernel._num_splits(1, 100, device) == 1
+
+
+@st.composite
+def rows_of_pages(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pages [B, M]` scattered over a pool of 40, filled up by each row's own first, and `lengths [B]` within them."""
+    counts = draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    order = draw(st.permutations(range(draw(st.integers(sum(counts), 40)))))
+    rows = [[order.pop() for _ in range(count)] for count in counts]
+    lengths = [draw(st.integers(1, PAGE * count)) for count in counts]
+    most = max(counts)
+    return torch.tensor([row + row[:1] * (most - len(row)) for row in rows]), torch.tensor(lengths)
+
+
+@given(rows_of_pages(), st.sampled_from([0.0, 1 / 3, 2.0]), st.sampled_from([1, 3]))
+def test_page_by_page_equals_attention_over_gathered_rows(
+    rows: tuple[torch.Tensor, torch.Tensor], least_share: float, shared: int
+) -> None:
+    """Wherever pages lie, and whatever is left in those that nobody holds or that a row has not reached."""
+    pages, lengths = rows
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(len(pages), 2, shared, 8, generator=generator)
+    keys, values = (10 * torch.randn(40, 2, PAGE, 8, generator=generator) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pagewise, "_LEAST_SHARE", least_share)
+        in_place = PagewiseAttention(pages, lengths, PAGE)
+    expected = GatheredAttention(pages, lengths, PAGE)(query, keys, values, 0.3)
+    torch.testing.assert_close(in_place(query, keys, values, 0.3), expected, rtol=1e-4, atol=1e-4)
+    assert in_place.num_read >= lengths.sum()
+
+
+def test_a_row_of_nonsense_stays_alone() -> None:
+    """One row's NaN once reached its neighbours: a weight of 0 times NaN is NaN."""
+    pages, lengths = torch.tensor([[0, 1, 2], [3, 3, 3], [5, 4, 5]]), torch.tensor([9, 3, 8])
+    query, keys, values = torch.ones(3, 2, 1, 8), torch.ones(6, 2, PAGE, 8), torch.ones(6, 2, PAGE, 8)
+    keys[:3], values[:3] = torch.nan, torch.nan
+    out = PagewiseAttention(pages, lengths, PAGE)(query, keys, values, 0.3)
+    assert out[0].isnan().all()
+    torch.testing.assert_close(out[1:], torch.ones(2, 2, 1, 8))
 
 
 @pytest.mark.parametrize("before", [0, 4])

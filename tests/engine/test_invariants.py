@@ -9,8 +9,8 @@ import pytest
 
 from star_batch import Answer, Engine, EngineOptions, Pruning, Record
 from star_batch.demo.scenes import make_rows
-from star_batch.engine import layout, runner
-from star_batch.images import decode
+from star_batch.engine import decode, pagewise, runner
+from star_batch.images import decode as decode_image
 from tests.engine.reference import generate
 from tests.tiny import NUM_VISUAL, random_records, save_tiny
 
@@ -58,7 +58,7 @@ def test_none_equals_the_librarys_generate(tmp_path_factory: pytest.TempPathFact
 
 
 def test_none_equals_generate_on_the_demo_model(demo: str) -> None:
-    records = [Record(row["id"], decode(row["image"]), row["question"]) for row in make_rows(12, seed=3)]
+    records = [Record(row["id"], decode_image(row["image"]), row["question"]) for row in make_rows(12, seed=3)]
     expected = generate(demo, records, max_new_tokens=32)
     assert list(tokens(answers(demo, records, max_new_tokens=32)).values()) == expected
 
@@ -120,12 +120,12 @@ def test_tight_memory_and_a_tight_token_budget_change_no_answer(tiny: str) -> No
 
 
 def test_both_ways_to_decode_say_the_same(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows read in place, rows whose pages are scattered among them, against rows gathered in one call."""
+    """Pages in place, pages that lie far apart, rows gathered in one call."""
     records = random_records(20)
     small = EngineOptions(max_rows=6, page_size=4, kv_memory_gib=0.003, vision_batch=4)
     pruning = Pruning(method="star", keep=16)
-    gathered = tokens(answers(tiny, records, pruning, small))
-    monkeypatch.setattr(runner, "_COPY_BYTES", -1)
-    assert tokens(answers(tiny, records, pruning, small)) == gathered
-    monkeypatch.setattr(layout, "is_run", lambda pages: False)
-    assert tokens(answers(tiny, records, pruning, small)) == gathered
+    in_place = tokens(answers(tiny, records, pruning, small))
+    monkeypatch.setattr(pagewise, "_LEAST_SHARE", 2.0)
+    assert tokens(answers(tiny, records, pruning, small)) == in_place
+    monkeypatch.setattr(runner, "choose_paged", lambda device: decode.GatheredAttention)
+    assert tokens(answers(tiny, records, pruning, small)) == in_place

@@ -123,7 +123,7 @@ def test_layers_below_the_late_one_are_as_without_it(tiny: str) -> None:
             engine.answer(random_records(4), max_new_tokens=1)
             caches.append(engine._core._runner._cache)
     whole, cut = caches
-    used = 4 * (NUM_VISUAL + 4)
+    used = 4 * -(-(NUM_VISUAL + 4) // EngineOptions().page_size)
     for layer in range(3):
         assert whole._keys[layer][:used].any()
         assert whole._keys[layer][:used].equal(cut._keys[layer][:used])
@@ -142,8 +142,9 @@ def span(start: int, before: int, visual: int, after: int) -> Span:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, spans: list[Span]) -> PackedPrefill:
-    cache = KVCache(_Shape(), [range(1)], [64])  # type: ignore[arg-type]
-    batch = PackedPrefill(cache, spans, torch.arange(query.shape[1]), score_layer=0)
+    cache = KVCache(_Shape(), [range(1)], [4], 16)  # type: ignore[arg-type]
+    tokens = torch.arange(query.shape[1])
+    batch = PackedPrefill(cache, spans, torch.stack([tokens // 16, tokens % 16]), score_layer=0)
     batch.out = batch.attend(0, query, key, value, scaling=8**-0.5)  # type: ignore[attr-defined]
     return batch
 

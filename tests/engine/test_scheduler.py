@@ -124,19 +124,14 @@ def test_worst_case_of_both_groups_is_reserved() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(num_pages=st.integers(1, 40), wishes=st.lists(st.integers(1, 12), max_size=30), seed=st.integers(0, 99))
-def test_pages_are_handed_out_once_and_side_by_side_where_they_can_be(
-    num_pages: int, wishes: list[int], seed: int
-) -> None:
+def test_pages_are_handed_out_once_and_the_lowest_first(num_pages: int, wishes: list[int], seed: int) -> None:
     pool, draw = PagePool(num_pages), random.Random(seed)
     held: list[list[int]] = []
     for wish in wishes:
         if wish <= pool.num_free:
             free = set(range(num_pages)).difference(*held)
-            has_run = any(free.issuperset(range(first, first + wish)) for first in range(num_pages))
             pages = pool.take(wish)
-            assert free.issuperset(pages)
-            assert len(set(pages)) == wish
-            assert (pages == list(range(pages[0], pages[0] + wish))) or not has_run
+            assert pages == sorted(free)[:wish]
             held.append(pages)
         elif held:
             pool.give_back(held.pop(draw.randrange(len(held))))

@@ -14,31 +14,41 @@ _PROGRAMS_PER_PROCESSOR = 4
 _LEAST_PER_SPLIT = 256
 
 
-def paged_attention(
-    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, lengths: Tensor, page_size: int, scaling: float
-) -> Tensor:
-    """Attention `[B, H_kv, R, d]` of queries of that shape on the first `lengths [B]` tokens of their `pages [B, P]`.
+class PagedKernel:
+    """Rows with `pages [B, P]` that hold `lengths [B]` tokens."""
 
-    `keys` and `values` are `[H_kv, all slots, d]`. The grid depends on shapes alone, so a CUDA graph can hold it.
-    """
-    query = query.contiguous()
-    num_rows, num_kv, shared, width = query.shape
-    splits = _num_splits(num_rows * num_kv, pages.shape[1] * page_size, query.device)
-    out = torch.empty(num_rows, num_kv, splits, shared, width, dtype=torch.float32, device=query.device)
-    log_sums = torch.empty(out.shape[:-1], dtype=torch.float32, device=query.device)
-    _attend[(num_rows, num_kv, splits)](
-        *(query, keys, values, pages, lengths, out, log_sums, scaling),
-        *(pages.stride(0), keys.stride(0), keys.stride(1)),
-        PAGE=page_size,
-        SHARED=shared,
-        SHARED_PADDED=max(16, triton.next_power_of_2(shared)),
-        WIDTH=width,
-        WIDTH_PADDED=max(16, triton.next_power_of_2(width)),
-        BLOCK=_BLOCK,
-    )
-    if splits == 1:
-        return out[:, :, 0].to(query.dtype)
-    return (log_sums.softmax(dim=2).unsqueeze(-1) * out).sum(dim=2).to(query.dtype)
+    def __init__(self, pages: Tensor, lengths: Tensor, page_size: int) -> None:
+        self._pages = pages
+        self._lengths = lengths
+        self._page_size = page_size
+
+    @property
+    def num_read(self) -> int:
+        return int(self._lengths.sum())
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """Of `[B, H_kv, R, d]` on `[pages, H_kv, page_size, d]`.
+
+        The grid depends on shapes alone, so a CUDA graph can hold it.
+        """
+        query = query.contiguous()
+        num_rows, num_kv, shared, width = query.shape
+        splits = _num_splits(num_rows * num_kv, self._pages.shape[1] * self._page_size, query.device)
+        out = torch.empty(num_rows, num_kv, splits, shared, width, dtype=torch.float32, device=query.device)
+        log_sums = torch.empty(out.shape[:-1], dtype=torch.float32, device=query.device)
+        _attend[(num_rows, num_kv, splits)](
+            *(query, keys, values, self._pages, self._lengths, out, log_sums, scaling),
+            *(self._pages.stride(0), *keys.stride()[:3]),
+            PAGE=self._page_size,
+            SHARED=shared,
+            SHARED_PADDED=max(16, triton.next_power_of_2(shared)),
+            WIDTH=width,
+            WIDTH_PADDED=max(16, triton.next_power_of_2(width)),
+            BLOCK=_BLOCK,
+        )
+        if splits == 1:
+            return out[:, :, 0].to(query.dtype)
+        return (log_sums.softmax(dim=2).unsqueeze(-1) * out).sum(dim=2).to(query.dtype)
 
 
 def _num_splits(num_programs: int, longest: int, device: torch.device) -> int:
@@ -61,6 +71,7 @@ def _attend(
     log_sums,
     scaling,
     pages_stride,
+    page_stride,
     head_stride,
     slot_stride,
     PAGE: tl.constexpr,
@@ -92,8 +103,8 @@ def _attend(
         tokens = start + tl.arange(0, BLOCK)
         is_held = tokens < last
         page = tl.load(pages + row.to(tl.int64) * pages_stride + tokens // PAGE, mask=is_held, other=0).to(tl.int64)
-        slot = page * PAGE + tokens % PAGE
-        offsets = head.to(tl.int64) * head_stride + slot[:, None] * slot_stride + dims[None, :]
+        places = page * page_stride + head * head_stride + (tokens % PAGE) * slot_stride
+        offsets = places[:, None] + dims[None, :]
         is_read = is_held[:, None] & is_dim[None, :]
         k = tl.load(keys + offsets, mask=is_read, other=0.0)
         logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
