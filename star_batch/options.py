@@ -178,7 +178,8 @@ class EngineOptions:
 
     `max_rows` decode slots; `max_prefill_tokens` per prefill batch (None: what suits the device); `page_size`
     tokens per KV page; `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per
-    encoder call (None: what suits the device).
+    encoder call (None: what suits the device); `share_prefix`: tokens that rows have in common before their first
+    image are run once.
 
     Raises:
         ConfigError: a value is out of range.
@@ -191,6 +192,7 @@ class EngineOptions:
     page_size: int = 16
     kv_memory_gib: float | None = None
     vision_batch: int | None = None
+    share_prefix: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size"):
@@ -203,3 +205,4 @@ class EngineOptions:
         memory = self.kv_memory_gib
         is_size = memory is None or (_is_number(memory) and memory > 0.0)
         _require(is_size, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")
+        _require(isinstance(self.share_prefix, bool), f"share_prefix={self.share_prefix!r}: give true or false")

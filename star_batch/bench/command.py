@@ -45,6 +45,8 @@ def bench(
     generate_batches: Annotated[str | None, _text("LIST", "Batches of transformers' generate (1,16,32).")] = None,
     requests: Annotated[int | None, _count("Requests that everybody answers (64; --mix 16,384; --native 512).")] = None,
     prompt_words: Annotated[str, _text("A:B", "Words of a random prompt.")] = "8:48",
+    system_words: Annotated[int, _text("N", "Words that all begin with, before the image.")] = 0,
+    share_prefix: Annotated[bool, typer.Option(help="Run once what all begin with.")] = True,
     input: Annotated[Path | None, _text("PATH", "Parquet with an image column to ask about instead.")] = None,
     prompt_column: Annotated[str, _text("COLUMN", "Its questions.")] = "question",
     reference_column: Annotated[str | None, _text("COLUMN", "Its right answers, for accuracy.")] = None,

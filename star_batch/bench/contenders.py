@@ -34,7 +34,8 @@ class Pass:
     `outputs` are token ids without the stop token, `texts` what they say. `padding` is the share of positions
     that held nothing: of prompts in `generate`, of keys read while decoding in ours. `occupancy` is the share of
     decode slots that held a row, `rows_per_step` how many that were. `layer_tokens`: visual tokens that a layer
-    sees on average. `stage_seconds` of `generate`: vision counts as prefill.
+    sees on average. `shared_tokens` of a row, on average, were run once for several. `stage_seconds` of `generate`:
+    vision counts as prefill.
     """
 
     seconds: float
@@ -45,6 +46,7 @@ class Pass:
     padding: float
     occupancy: float
     rows_per_step: float
+    shared_tokens: float = 0.0
 
 
 Answering: TypeAlias = Callable[[Sequence[Record], int], Pass]
@@ -243,6 +245,7 @@ class Ours:
             padding=stats.padding_tokens / max(1, stats.padded_tokens),
             occupancy=stats.decode_rows / max(1, stats.decode_slots),
             rows_per_step=stats.decode_rows / max(1, stats.decode_steps),
+            shared_tokens=stats.shared_tokens / len(records),
         )
 
 

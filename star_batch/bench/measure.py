@@ -191,7 +191,8 @@ def _row(bench: _Bench, contender: Generate | Ours, tokens: int, rates: Rates) -
     measured, pruning = bench.measured[contender.label], contender.pruning
     passes = sorted(measured.passes[tokens], key=lambda done: done.seconds)
     speeds = [len(bench.workload.records) / done.seconds for done in passes]
-    middle, job = passes[len(passes) // 2], _job(bench, contender, tokens)
+    middle = passes[len(passes) // 2]
+    job = replace(_job(bench, contender, tokens), shared_tokens=middle.shared_tokens)
     cost = Cost.of(bench.subject.config, bench.subject.num_visual)
     limit = 1 / seconds_per_image(cost, job, rates)
     accuracy = bench.workload.accuracy(measured.texts) if measured.texts is not None else None
@@ -217,6 +218,7 @@ def _row(bench: _Bench, contender: Generate | Ours, tokens: int, rates: Rates) -
         peak_bytes=measured.peaks[tokens],
         accuracy=accuracy,
         num_references=len(bench.workload.references or ()) if accuracy is not None else 0,
+        shared_tokens=middle.shared_tokens,
     )
 
 

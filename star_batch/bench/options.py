@@ -16,7 +16,8 @@ class BenchOptions:
     `methods` are measured at each of `keeps` (None: a ninth and a third of the image's tokens), beside
     `none` and `generate` in batches of `generate_batches`. Every answer has exactly `answer_tokens` tokens,
     one run for each number; `free_tokens` is the limit where answers end by themselves, for accuracy.
-    Random requests have `prompt_words` (least, most) words; `input` names a Parquet file to read instead.
+    Random requests have `prompt_words` (least, most) words, and before the image the same `system_words`, which our
+    engine runs once for all unless `share_prefix` is off; `input` names a Parquet file to read instead.
     `warm_up` requests are answered before the clock starts (None: all on CUDA, where kernels and graphs
     are made then; a few on CPU). `max_rows` decode slots (None: the engine's default, at most all requests).
 
@@ -32,6 +33,8 @@ class BenchOptions:
     generate_batches: tuple[int, ...] = (1, 16, 32)
     requests: int = 64
     prompt_words: tuple[int, int] = (8, 48)
+    system_words: int = 0
+    share_prefix: bool = True
     input: Path | None = None
     prompt_column: str = "question"
     reference_column: str | None = None
@@ -58,6 +61,7 @@ class BenchOptions:
                 _check_count(name, value)
         if self.warm_up is not None and self.warm_up < 0:
             raise ConfigError(f"warm_up={self.warm_up}: give 0 or more")
+        self._check_system_words()
         if not self.answer_tokens:
             raise ConfigError("answer_tokens: give at least one length")
         least, most = self.prompt_words
@@ -66,6 +70,12 @@ class BenchOptions:
         self._check_batches()
         self._check_methods()
         self.engine_options(self.requests)
+
+    def _check_system_words(self) -> None:
+        if self.system_words < 0:
+            raise ConfigError(f"system_words={self.system_words}: give 0 or more")
+        if self.system_words and not self.is_random:
+            raise ConfigError("system_words go before random prompts: leave out input, and the model demo")
 
     def _check_batches(self) -> None:
         for batch in self.generate_batches:
@@ -78,6 +88,11 @@ class BenchOptions:
                 raise ConfigError(f"method {method!r} is not known; choose from {', '.join(get_args(Method))}")
             if method == "none":
                 raise ConfigError("methods: none is always measured; leave it out")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether images and prompts are drawn, not read."""
+        return self.input is None and self.model != "demo"
 
     def prunings(self, num_visual: int) -> list[Pruning]:
         """`none`, then every method at every keep, for images of `num_visual` tokens.
@@ -93,7 +108,7 @@ class BenchOptions:
 
     def engine_options(self, num_requests: int) -> EngineOptions:
         """The same for every pruning, so that nothing but the pruning differs."""
-        options = EngineOptions(kv_memory_gib=self.kv_memory_gib)
+        options = EngineOptions(kv_memory_gib=self.kv_memory_gib, share_prefix=self.share_prefix)
         rows = self.max_rows if self.max_rows is not None else min(options.max_rows, num_requests)
         return replace(options, max_rows=rows)
 

@@ -27,7 +27,8 @@ class Row:
     `method` is `generate` (with its `batch`), `none` or a pruning method (with its `keep`).
     `images_per_second` is the median over rounds, between `slowest` and `fastest`. `over_generate` is its ratio to
     the fastest `generate` at the same length, `over_none` to our engine without pruning; None where that did not run.
-    `layer_tokens`: visual tokens that a layer sees on average. `kv_bytes_per_row` at the end of an answer.
+    `layer_tokens`: visual tokens that a layer sees on average. `shared_tokens` of a row were run once for several rows.
+    `kv_bytes_per_row` at the end of an answer.
     `rows_per_step` decoded together on average; `most_rows` would fit into the memory for keys and values.
     `padding`, `occupancy`, `stage_seconds`: of the median pass, see `Pass`; what is left of its time is `other`.
     `limit`: images/s that the device's measured rates allow, `roofline` the share of it that was reached.
@@ -58,6 +59,7 @@ class Row:
     over_none: float | None = None
     accuracy: float | None = None
     num_references: int = 0
+    shared_tokens: float = 0.0
 
     @property
     def label(self) -> str:

@@ -81,10 +81,13 @@ class Cost:
     def projector_flops(self, num_tokens: int) -> float:
         return 2 * self.projector_parameters * num_tokens
 
-    def prefill_flops(self, tokens_per_layer: Sequence[int]) -> float:
-        """Of the prompt, and the head for its last token."""
-        layers = sum(n * 2 * self.layer_parameters + 2 * n**2 * self.query_width for n in tokens_per_layer)
-        return layers + 2 * self.width * self.vocabulary
+    def prefill_flops(self, tokens_per_layer: Sequence[int], shared: float = 0.0) -> float:
+        """Of the prompt but for its first `shared` tokens, and the head for its last."""
+        layers = (
+            (n - shared) * 2 * self.layer_parameters + 2 * (n**2 - shared**2) * self.query_width
+            for n in tokens_per_layer
+        )
+        return sum(layers) + 2 * self.width * self.vocabulary
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """In all layers together."""
@@ -124,8 +127,8 @@ def _merging_tower(vision: Any, num_visual: int) -> dict[str, int]:
 class Job:
     """The requests as the decoder sees them: for each its tokens (visual and text) layer by layer.
 
-    `kept` visual tokens of an image are projected; `rows` decode together; `itemsize` bytes per weight and
-    `kv_itemsize` per number in the KV cache.
+    `kept` visual tokens of an image are projected; the first `shared_tokens` of a request are run once for many, for
+    nothing here; `rows` decode together; `itemsize` bytes per weight and `kv_itemsize` per number in the KV cache.
     """
 
     tokens_per_layer: Sequence[Sequence[int]]
@@ -134,6 +137,7 @@ class Job:
     rows: int
     itemsize: int
     kv_itemsize: int
+    shared_tokens: float = 0.0
 
     @property
     def mean_tokens(self) -> float:
@@ -148,7 +152,7 @@ def kv_bytes_per_row(cost: Cost, job: Job) -> float:
 
 def seconds_per_image(cost: Cost, job: Job, rates: Rates) -> float:
     """At the device's full rates: vision, prefill, then one decode step for each further token."""
-    prefill = fmean(cost.prefill_flops(request) for request in job.tokens_per_layer)
+    prefill = fmean(cost.prefill_flops(request, job.shared_tokens) for request in job.tokens_per_layer)
     prompt = (cost.vision_flops() + cost.projector_flops(job.kept) + prefill) / rates.flops
     return prompt + (job.answer_tokens - 1) * decode_step_seconds(cost, job, rates) / job.rows
 

@@ -26,6 +26,7 @@ _INSIDE: tuple[Column, ...] = (
     ("would fit", lambda row: "" if row.most_rows is None else f"{row.most_rows:,}"),
     ("padding", lambda row: _percent(row.padding)),
     ("slots", lambda row: _percent(row.occupancy)),
+    ("shared", lambda row: f"{row.shared_tokens:.1f}" if row.shared_tokens else ""),
     ("peak GiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f}"),
     ("limit", lambda row: _rate(row.limit)),
     *((stage, lambda row, stage=stage: _seconds(row.stage_seconds.get(stage))) for stage in STAGES),

@@ -53,10 +53,16 @@ def make_workload(options: BenchOptions, preprocessor: Preprocessor) -> Workload
 def _random_records(options: BenchOptions, preprocessor: Preprocessor) -> Iterator[Record]:
     random = np.random.default_rng(options.seed)
     least, most = options.prompt_words
+    system = [WORDS[number % len(WORDS)] for number in range(options.system_words)]
     for number in range(options.requests):
         prompt = " ".join(random.choice(WORDS, random.integers(least, most, endpoint=True)))
         views = random.integers(0, 256, preprocessor.typical.views.shape, dtype=np.uint8)
-        yield Record(f"r{number}", Picture(views, preprocessor.typical.size), prompt)
+        picture = Picture(views, preprocessor.typical.size)
+        if system:
+            text = preprocessor.render(prompt).removeprefix(preprocessor.tokenizer.bos_token or "")
+            yield Record(f"r{number}", picture, " ".join([*system, text]), raw=True)
+        else:
+            yield Record(f"r{number}", picture, prompt)
 
 
 def picture_of(record: Record) -> Picture:

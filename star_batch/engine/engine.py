@@ -71,8 +71,15 @@ class Engine:
         self._max_rows = options.max_rows
         budget, cache = on_passing_thread(lambda: _memory(model, plan, preprocessor, options))
         self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
-        vision_batch = options.vision_batch or _VISION_BATCH[model.device.type]
-        runner = Runner(model, plan, cache, self._stats, budget=budget, vision_batch=vision_batch)
+        runner = Runner(
+            model,
+            plan,
+            cache,
+            self._stats,
+            budget=budget,
+            vision_batch=options.vision_batch or _VISION_BATCH[model.device.type],
+            share_prefix=options.share_prefix,
+        )
         self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
         self._inbox = Inbox()
         self._tickets: dict[Sequence, Ticket] = {}

@@ -62,6 +62,7 @@ class Runner:
         *,
         budget: Budget,
         vision_batch: int,
+        share_prefix: bool,
     ) -> None:
         self.model = model
         self.plan = plan
@@ -70,7 +71,7 @@ class Runner:
         self._page_size = budget.page_size
         self.vision_batch = model.vision_batch(vision_batch)
         self._tables = DecodeTables((), ())
-        self._prefixes = Prefixes(model)
+        self._prefixes = Prefixes(model) if share_prefix else None
         self._paged_attention = choose_paged(model.device)
         is_cuda = model.device.type == "cuda"
         self._graphs = self._make_graphs(budget, capture_cuda) if is_cuda else None
@@ -196,7 +197,9 @@ class Runner:
         return EncodedImage(both[order], visual, encoded.counts)
 
     def _pack(self, sequences: Seq[Sequence]) -> Packed:
-        prefix = self._prefixes.shared_by([sequence.prompt.texts[0] for sequence in sequences])
+        prefix = None
+        if self._prefixes is not None:
+            prefix = self._prefixes.shared_by([sequence.prompt.texts[0] for sequence in sequences])
         return Packed(sequences, layout.spans_of(sequences, 0 if prefix is None else prefix.length), prefix)
 
     def _embed_prompts(self, packed: Packed) -> Tensor:

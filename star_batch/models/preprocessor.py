@@ -87,7 +87,7 @@ class Preprocessor:
         except (OSError, ValueError) as error:
             message = f"{checkpoint.name}: its processor cannot be read: {first_line(error)}"
             raise ModelError(message) from error
-        if preprocessor._render("x", 1).count(preprocessor.image_token) != 1:
+        if preprocessor.render("x").count(preprocessor.image_token) != 1:
             raise ModelError(f"{checkpoint.name}: its chat template has no place for one image")
         return preprocessor
 
@@ -148,10 +148,23 @@ class Preprocessor:
         """
         if text is None or not text.strip():
             raise PromptMissing("the prompt is empty; give the words to ask")
-        rendered = text if raw else self._render(text, num_images)
+        rendered = text if raw else self.render(text, num_images)
         if rendered.count(self.image_token) != num_images:
             raise PromptInvalid(self._why_not(text, num_images, raw=raw))
         return self._tokenize(rendered)
+
+    def render(self, prompt: str, num_images: int = 1) -> str:
+        """The whole text of the user's words, by the chat template."""
+        if self._template is None:
+            return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * num_images, prompt=prompt)
+        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
+        rendered: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return rendered
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
@@ -176,18 +189,6 @@ class Preprocessor:
             return _unpatched(np.asarray(pixels), found["image_grid_thw"][0], self._images)
         views = np.asarray(pixels[0])
         return np.moveaxis(views if views.ndim == 4 else views[None], 1, -1)
-
-    def _render(self, prompt: str, num_images: int) -> str:
-        if self._template is None:
-            return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * num_images, prompt=prompt)
-        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
-        rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return rendered
 
     def _tokenize(self, text: str) -> Prompt:
         bos = self.tokenizer.bos_token

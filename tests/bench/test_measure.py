@@ -150,11 +150,28 @@ def test_scenes_with_answers_give_accuracy() -> None:
         ({"generate_batches": (7,)}, "needs as many requests; there are 6"),
         ({"prompt_words": (9, 8)}, "the least is above the most"),
         ({"max_rows": 0}, "max_rows=0"),
+        ({"system_words": -1}, "system_words=-1"),
+        ({"system_words": 9, "input": Path("rows")}, "system_words go before random prompts"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(OPTIONS, **change)  # type: ignore[arg-type]
+
+
+def test_what_all_begin_with_is_run_once_unless_told_otherwise() -> None:
+    """Prompts with a beginning of 20 words: everybody answers them, and only the work differs."""
+    options = replace(
+        OPTIONS, system_words=20, methods=("star",), keeps=(8,), answer_tokens=(2,), generate_batches=(4,), rounds=1
+    )
+    shared, apart = (compare(replace(options, share_prefix=share), lambda _: None) for share in (True, False))
+    assert [row.shared_tokens > 20 for row in shared.rows] == [False, True, True]
+    assert [row.shared_tokens for row in apart.rows] == [0, 0, 0]
+    for cheap, dear in zip(shared.rows[1:], apart.rows[1:], strict=True):
+        assert cheap.layer_tokens == dear.layer_tokens
+        assert cheap.kv_bytes_per_row == dear.kv_bytes_per_row
+    titles = [column.header for column in tables(shared.rows, wide=True)[1].columns]
+    assert "shared" in titles
 
 
 @pytest.mark.parametrize("keep", [65, 1.5, 0])

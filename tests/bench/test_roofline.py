@@ -1,5 +1,7 @@
 """The arithmetic, beside figures that were worked out independently for LLaVA-1.5-7B."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import AutoConfig, LlavaConfig
 
@@ -65,3 +67,12 @@ def test_grouped_heads_make_small_caches() -> None:
     text.num_hidden_layers = 28
     config = LlavaConfig(text_config=text, vision_feature_layer=-2)
     assert Cost.of(config, 576).kv_bytes_per_token(2) == 56 * 1024
+
+
+def test_what_is_run_once_for_many_costs_a_row_nothing_and_is_still_read() -> None:
+    """35 of 104 tokens: a third less of the matrices, attention as before on what comes after them."""
+    whole = job(64, answer_tokens=1)
+    shared = replace(whole, shared_tokens=35.0)
+    saved = (seconds_per_image(LLAVA, whole, H200) - seconds_per_image(LLAVA, shared, H200)) * H200.flops
+    assert saved == pytest.approx(35 * LLAVA.token_flops, rel=0.01)
+    assert kv_bytes_per_row(LLAVA, shared) == kv_bytes_per_row(LLAVA, whole)
