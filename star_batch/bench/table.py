@@ -23,11 +23,11 @@ _SPEED: tuple[Column, ...] = (
 )
 _INSIDE: tuple[Column, ...] = (
     ("who", lambda row: row.label),
-    ("would fit", lambda row: "" if row.most_rows is None else f"{row.most_rows:,}"),
+    ("fit", lambda row: "" if row.most_rows is None else f"{row.most_rows:,}"),
     ("padding", lambda row: _percent(row.padding)),
-    ("slots", lambda row: _percent(row.occupancy)),
+    ("slots", lambda row: f"{100 * row.occupancy:.0f} %"),
     ("shared", lambda row: f"{row.shared_tokens:.1f}" if row.shared_tokens else ""),
-    ("peak GiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f}"),
+    ("GiB", lambda row: "" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f}"),
     ("limit", lambda row: _rate(row.limit)),
     *((stage, lambda row, stage=stage: _seconds(row.stage_seconds.get(stage))) for stage in STAGES),
 )
