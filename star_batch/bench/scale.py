@@ -261,15 +261,15 @@ def _job(options: ScaleOptions, actors: int, folder: Path) -> JobConfig:
 
 
 def _write_input(file: Path, num_rows: int) -> None:
-    """Few pictures in many rows: a small file, and every row is decoded all the same."""
+    """Few pictures in many rows; what follows the end of each differs, so that every row is decoded all the same."""
     pictures = [_picture(seed) for seed in range(_PICTURES)]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(file, _SCHEMA) as writer:
             for first in range(0, num_rows, _ROWS_PER_GROUP):
                 numbers = range(first, min(first + _ROWS_PER_GROUP, num_rows))
-                columns = [[f"row-{n}" for n in numbers], [pictures[n % _PICTURES] for n in numbers]]
-                writer.write_table(pa.table(columns, schema=_SCHEMA))
+                images = [pictures[n % _PICTURES] + n.to_bytes(8) for n in numbers]
+                writer.write_table(pa.table([[f"row-{n}" for n in numbers], images], schema=_SCHEMA))
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from None
 

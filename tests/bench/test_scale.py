@@ -5,11 +5,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from star_batch.bench import scale
 from star_batch.bench.results import Point
 from star_batch.bench.scale import ScaleOptions, SleepingEngine, Turn, measure_scale, pace, verdict, write_scale
 from star_batch.errors import ConfigError, StarBatchError
+from star_batch.images import decode
 from star_batch.records import Record
 
 POINT = Point(
@@ -71,3 +74,11 @@ def test_two_engines_both_get_rows(tmp_path: Path) -> None:
     assert points[0].rows_per_second > 0
     assert points[0].preprocess_seconds > 0
     assert "verdict" in json.loads(write_scale(tmp_path, points).read_text())
+
+
+def test_every_row_has_an_image_of_its_own_to_decode(tmp_path: Path) -> None:
+    """Rows that share an image have it decoded once: eight pictures in all rows made decoding look free."""
+    scale._write_input(tmp_path / "in.parquet", 100)
+    images = pq.read_table(tmp_path / "in.parquet")["image"].to_pylist()
+    assert len(set(images)) == 100
+    assert {decode(image).size for image in images} == {(640, 480)}
