@@ -23,13 +23,7 @@ class PagewiseAttention:
         before = torch.arange(pages.shape[1]) * page_size
         is_held = before < lengths.unsqueeze(1)
         row, index = is_held.nonzero(as_tuple=True)
-        held = pages[is_held]
-        first, count = int(held.min()), int(held.max() - held.min()) + 1
-        if len(held) >= _LEAST_SHARE * count:
-            self._read: slice | Tensor = slice(first, first + count)
-            place = held - first
-        else:
-            self._read, place, count = held, torch.arange(len(held)), len(held)
+        self._read, place, count = _reading(pages[is_held])
         self.num_read = count * page_size
         self._owner = torch.zeros(count, dtype=torch.int64).index_copy_(0, place, row)
         starts = torch.full((count,), _NEVER).index_copy_(0, place, before[index])
@@ -54,6 +48,14 @@ class PagewiseAttention:
         shares = sums[self._places].masked_fill_(self._is_missing, -torch.inf).softmax(dim=1)
         joined: Tensor = (parts[self._places] * shares.unsqueeze(-1)).sum(dim=1)
         return joined
+
+
+def _reading(held: Tensor) -> tuple[slice | Tensor, Tensor, int]:
+    """What to read of a pool for pages `held [P]`, where each of them lies in that, and how many pages that is."""
+    first, count = int(held.min()), int(held.max() - held.min()) + 1
+    if len(held) >= _LEAST_SHARE * count:
+        return slice(first, first + count), held - first, count
+    return held, torch.arange(len(held)), len(held)
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
