@@ -66,6 +66,7 @@ def test_what_cannot_be_shared_out_is_refused(change: dict[str, object]) -> None
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
 def test_two_engines_both_get_rows(tmp_path: Path) -> None:
     options = ScaleOptions(actors=(2,), rate=64.0, seconds=3.0, rows_per_file=32)

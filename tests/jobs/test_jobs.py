@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from star_batch import cli
 from star_batch.cli.demo import DEMO_KEEP
 from star_batch.config import load_config
 from star_batch.demo.dataset import write_parquet
@@ -96,12 +98,7 @@ def test_captions_of_new_images_only(tmp_path: Path, scenes: Path) -> None:
     assert [row["id"] for row in second[4:]] == ["some/" + name for name in sorted([photos[4].name, "broken.png"])]
     assert [row["error_type"] for row in second if row["error"]] == ["image_unreadable"]
     # Five are there, one of them broken, and one that is gone.
-    assert verified(tmp_path / "captions") == 0
-
-
-def verified(output: Path) -> int:
-    command = [sys.executable, "-c", "from star_batch.cli import main; main()", "verify", str(output)]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
+    assert CliRunner().invoke(cli.app, ["verify", str(tmp_path / "captions")]).exit_code == 0
 
 
 LABEL = """

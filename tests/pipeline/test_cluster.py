@@ -69,7 +69,8 @@ def commits(target: Path) -> set[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("signal_sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(
     tmp_path: Path, fake_ray: None, signal_sent: signal.Signals
 ) -> None:

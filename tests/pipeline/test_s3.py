@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there(user: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("fake_ray")
-@pytest.mark.parametrize("source", ["configuration", "environment"])
+@pytest.mark.parametrize("source", [pytest.param("configuration", marks=pytest.mark.faults), "environment"])
 def test_a_job_from_s3_to_s3(
     s3_endpoint: str,
     source: str,
