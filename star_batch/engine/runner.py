@@ -124,13 +124,14 @@ class Runner:
         self.stats.decode_steps += 1
         self.stats.decode_rows += len(sequences)
         tables, numbers = self._decode_tables(sequences), self._decode_numbers(sequences)
+        num_held = int(numbers[1 : 1 + len(tables.pages)].sum())
         if self._graphs is not None and (logits := self._graphs.run(numbers, tables.pages)) is not None:
-            self.stats.padded_tokens += int(numbers[1 : 1 + len(tables.pages)].sum())
+            self.stats.padded_tokens += num_held
             return logits
         inputs = self._trimmed(tables, numbers)
         batch = PagedDecode(self._cache, inputs, self._paged_attention)
         self.stats.padded_tokens += batch.num_read
-        self.stats.padding_tokens += batch.num_read - int(numbers[1 : 1 + len(tables.pages)].sum())
+        self.stats.padding_tokens += batch.num_read - num_held
         return self._step(inputs, batch)
 
     def forget(self, sequence: Sequence) -> None:
