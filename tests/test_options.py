@@ -142,6 +142,12 @@ def test_engine_counts(name: str, value: Any) -> None:
         EngineOptions(**{name: value})
 
 
+def test_whether_beginnings_are_shared_is_yes_or_no() -> None:
+    assert EngineOptions().share_prefix
+    with pytest.raises(ConfigError, match="share_prefix='no': give true or false"):
+        EngineOptions(share_prefix="no")  # type: ignore[arg-type]
+
+
 def test_engine_memory() -> None:
     assert EngineOptions(kv_memory_gib=0.5).kv_memory_gib == 0.5
     for memory in (0.0, -1.0, float("nan")):

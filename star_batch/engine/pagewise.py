@@ -8,7 +8,7 @@ are one batch of small products; each knows whose it is, and the parts of a row 
 import torch
 from torch import Tensor
 
-_LEAST_SHARE = 1 / 3  # of the pages between the first and the last; below, copying those in use costs less
+_LEAST_SHARE = 1 / 2  # of the pages between the first and the last; below, copying those in use takes less time
 _NEVER = 2**62
 _HIDDEN = -1e30  # finite: a page of which nothing is seen must not become NaN
 
