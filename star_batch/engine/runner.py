@@ -90,8 +90,8 @@ class Runner:
             kept = self._select_early(images, found, counts)
         with self.stopwatch.stage("vision_seconds"):
             visual = self._project(found, kept)
-            # A copy on any device: a graph's results are written over.
-            on_host = [places.to("cpu", copy=True) for places in kept]
+            # One copy for all, and a copy on any device: a graph's results are written over.
+            on_host = torch.cat(kept).cpu().split(list(map(len, kept)))
             encoded = list(map(EncodedImage, on_host, visual, counts))
             if found.places is not None:
                 encoded = [self._with_separators(*pair, found.places) for pair in zip(images, encoded, strict=True)]
@@ -176,14 +176,16 @@ class Runner:
             return everything(num_tokens, found.features.device).expand(num_images, -1)
         return self.plan.early(VisualTokens(found.attention, found.features, tuple(seeds)), num_keep)
 
-    def _project(self, found: ImageFeatures, kept: Seq[Tensor]) -> list[Tensor]:
+    def _project(self, found: ImageFeatures, kept: list[Tensor]) -> list[Tensor]:
         """Embeddings `[K, W]` of what is kept of every image."""
-        survivors = [features[places] for features, places in zip(found.features, kept, strict=False)]
-        if self.plan.budget is None:
-            missing = self.vision_batch - len(survivors)
-            whole = self.model.project(torch.cat([*survivors, *survivors[:1] * missing]))
-            return list(whole.split(len(survivors[0]))[: len(survivors)])
-        return [self.model.project(features) for features in survivors]
+        if self.plan.budget is not None:
+            return [self.model.project(image[places]) for image, places in zip(found.features, kept, strict=False)]
+        places = torch.stack(kept)
+        images = torch.arange(len(places), device=places.device).unsqueeze(1)
+        survivors = found.features[images, places]
+        padding = survivors[:1].expand(self.vision_batch - len(survivors), -1, -1)
+        whole = self.model.project(torch.cat([survivors, padding]).flatten(0, 1))
+        return list(whole.split(places.shape[1])[: len(survivors)])
 
     def _with_separators(self, image: SequenceImage, encoded: EncodedImage, places: Tensor) -> EncodedImage:
         """Separators fill what the encoder's tokens leave of the budget, first ones first: they carry no picture."""
