@@ -21,7 +21,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from star_batch.errors import LeaseHeld, LeaseLost, OutputError
 from star_batch.pipeline.faults import crash_at
@@ -36,6 +36,7 @@ CLOCK_SKEW_SECONDS = 60.0
 
 _RENEWALS_PER_TERM = 4
 _LOOKS_PER_TERM = 40
+_STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
 _HELD: set[str] = set()
 """Leases of this process."""
 
@@ -93,15 +94,18 @@ class Lease:
     _done: threading.Event = field(default_factory=threading.Event)
     _is_lost: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
-    _caller: int = 0
+    _caller: threading.Thread = field(init=False)
     _thread: threading.Thread = field(init=False)
+    _before: Any = None
 
     def __enter__(self) -> Self:
         self._terms = _own_terms(self.seconds)
         _HELD.add(self._terms.holder)
         with failing_as(OutputError, "take the lease of the output", self.output):
             self._take()
-        self._caller = threading.get_ident()
+        self._caller = threading.current_thread()
+        if self._is_main:
+            self._before = signal.signal(_STOP, signal.default_int_handler)
         self._thread = threading.Thread(target=self._keep, name="star-batch-lease", daemon=True)
         self._thread.start()
         return self
@@ -111,6 +115,8 @@ class Lease:
     ) -> None:
         with self._guard:
             self._done.set()
+        if self._is_main:
+            signal.signal(_STOP, self._before or signal.SIG_DFL)
         _HELD.discard(self._terms.holder)
         if self._is_lost:
             raise LeaseLost(self._lost_words()) from None
@@ -182,8 +188,13 @@ class Lease:
     def _stop_caller(self) -> None:
         """As if somebody had pressed Ctrl-C: it reaches the main thread wherever it waits."""
         with self._guard:
-            if not self._done.is_set() and self._caller == threading.main_thread().ident:
-                signal.pthread_kill(self._caller, signal.SIGINT)
+            if not self._done.is_set() and self._is_main:
+                signal.pthread_kill(threading.main_thread().ident, _STOP)  # type: ignore[arg-type]
+
+    @property
+    def _is_main(self) -> bool:
+        """Only the main thread is told signals."""
+        return self._caller is threading.main_thread()
 
     def _lost_words(self) -> str:
         return f"{self.output.shown}: another run has taken over; what was committed before that counts"

@@ -1,5 +1,6 @@
 """One run at a time: who gets the lease, who waits for it, who loses it, and what clocks have to do with it."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -132,6 +133,18 @@ def test_whoever_is_succeeded_is_stopped_where_it_waits(tmp_path: Path) -> None:
         be_succeeded(output, then=lambda lease: time.sleep(30))
     assert time.monotonic() - started < 10
     assert held(output).holder == "another"
+
+
+def test_a_run_in_the_background_is_stopped_as_well(tmp_path: Path) -> None:
+    """What nohup or a script's `&` starts has Ctrl-C ignored: it went on beside its successor until it was done."""
+    output, before = Location.of(str(tmp_path / "out")), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    started = time.monotonic()
+    try:
+        with pytest.raises(LeaseLost, match="another run has taken over"):
+            be_succeeded(output, then=lambda lease: time.sleep(30))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - started < 10
 
 
 def test_a_lost_lease_is_noticed_before_the_end_is_declared(tmp_path: Path) -> None:
