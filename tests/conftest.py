@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ settings.load_profile("no deadline")
 
 # The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a script starts in the background has Ctrl-C ignored, and hands that on; tests that press it need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As in `star_batch.pipeline`; a test may import Ray first.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
