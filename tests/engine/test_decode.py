@@ -24,6 +24,8 @@ from star_batch.models.attention import causal_attention
 from tests.tiny import random_records
 
 PAGE = 4
+SMALLEST_SHARED_MEMORY = 99 * 1024
+"""Bytes that a program gets at most, on the smallest device since Ampere."""
 
 
 def triton_version() -> tuple[int, ...]:
@@ -91,6 +93,24 @@ def test_there_is_a_graph_for_every_batch_and_few_in_all(max_rows: int) -> None:
 @pytest.mark.skipif(triton_version() < (3, 7), reason="no triton, or one whose interpreter does not take today's NumPy")
 def test_the_kernel_equals_attention_over_gathered_pages() -> None:
     subprocess.run([sys.executable, "-m", "tests.engine.interpreted_kernel"], check=True)
+
+
+@pytest.mark.skipif(triton_version() < (3, 6), reason="no triton, or one that compiles by another interface")
+@pytest.mark.parametrize(("dtype", "shared"), [("bf16", 1), ("fp32", 7)])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernel_compiles_for_devices_that_are_not_here(capability: int, dtype: str, shared: int) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from star_batch.engine import paged_kernel as kernel
+
+    constants = {"PAGE": 16, "SHARED": shared, "SHARED_PADDED": 16, "WIDTH": 128, "WIDTH_PADDED": 128}
+    types = [*[f"*{dtype}"] * 3, *["*i64"] * 2, *["*fp32"] * 2, "fp32", *["i32"] * 4, *["constexpr"] * 6]
+    signature = dict(zip(kernel._attend.arg_names, types, strict=True))
+    source = ASTSource(fn=kernel._attend, signature=signature, constexprs=constants | {"BLOCK": kernel._BLOCK})
+    compiled = compile(source, target=GPUTarget("cuda", capability, 32))
+    assert compiled.asm["cubin"]
+    assert compiled.metadata.shared <= SMALLEST_SHARED_MEMORY
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
