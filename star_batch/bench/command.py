@@ -65,6 +65,7 @@ def bench(
     actors: Annotated[str, _text("LIST", "Engines side by side, with --scale.")] = "1,2,4,8,16",
     actor_rate: Annotated[float, _text("R", "Rows/s of a sleeping engine, with --scale.")] = 50.0,
     seconds: Annotated[float, _text("S", "Work for each engine, with --scale.")] = 60.0,
+    window: Annotated[int, _text("ROWS", "Rows that an engine is handed at a time, with --scale.")] = 64,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")] = False,
 ) -> None:
@@ -88,7 +89,7 @@ def bench(
     elif mix:
         _mix(_console(), requests or MIX_REQUESTS, max_rows or MIX_SLOTS, seed)
     elif scale:
-        _scale(_console(), say, _list(actors, int, "actors"), rate=actor_rate, seconds=seconds, output=output)
+        _scale(_console(), say, context.params, output)
     else:
         _compare(_console(), say, _options(context.params), output, wide=wide)
 
@@ -165,13 +166,17 @@ _MIX_NOTE = (
 )
 
 
-def _scale(
-    out: Console, say: Callable[[str], None], actors: tuple[int, ...], *, rate: float, seconds: float, output: Path
-) -> None:
+def _scale(out: Console, say: Callable[[str], None], given: Mapping[str, Any], output: Path) -> None:
     from star_batch.bench.scale import ScaleOptions, measure_scale, verdict, write_scale
     from star_batch.bench.table import scale_table
 
-    points = measure_scale(ScaleOptions(actors=actors, rate=rate, seconds=seconds), output / "scale", say)
+    options = ScaleOptions(
+        actors=_list(given["actors"], int, "actors"),
+        rate=given["actor_rate"],
+        seconds=given["seconds"],
+        rows_per_window=given["window"],
+    )
+    points = measure_scale(options, output / "scale", say)
     out.print(scale_table(points))
     out.print(verdict(points), soft_wrap=True)
     out.print(str(write_scale(output, points)), soft_wrap=True)

@@ -53,6 +53,8 @@ _BUSY = 0.9  # of the cores: from here on, they are what everybody waits for
 class ScaleOptions:
     """`actors` to try, one job for each number; an engine answers `rate` rows/s and has work for `seconds`.
 
+    It gets its rows in windows of `rows_per_window`.
+
     Raises:
         ConfigError: a value is out of range, or too little work to share it out.
     """
@@ -61,10 +63,13 @@ class ScaleOptions:
     rate: float = 50.0
     seconds: float = 60.0
     rows_per_file: int = 512
+    rows_per_window: int = 64
 
     def __post_init__(self) -> None:
         if not self.actors or not all(map(is_count, self.actors)):
             raise ConfigError(f"actors={self.actors}: give whole numbers of 1 or more")
+        if not is_count(self.rows_per_window):
+            raise ConfigError(f"rows_per_window={self.rows_per_window}: give a whole number of 1 or more")
         if not (self.rate > 0 and self.seconds > 0):
             raise ConfigError(f"rate={self.rate} and seconds={self.seconds}: give numbers above 0")
         least = _UNITS_PER_ACTOR * self.rows_per_file / self.rate
@@ -255,7 +260,7 @@ def _job(options: ScaleOptions, actors: int, folder: Path) -> JobConfig:
             },
             "model": {"name": "sleeping", "device": "cpu"},
             # A sleeping engine needs no core: those that there are go to reading and decoding.
-            "cluster": {"actors": actors, "cpus_per_actor": 0.0},
+            "cluster": {"actors": actors, "cpus_per_actor": 0.0, "rows_per_window": options.rows_per_window},
         }
     )
 

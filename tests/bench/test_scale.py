@@ -59,7 +59,9 @@ def test_the_verdict_names_what_is_in_the_way() -> None:
     assert "the driver is the limit" in verdict([POINT, replace(slow, driver_cores=0.99)])
 
 
-@pytest.mark.parametrize("change", [{"actors": ()}, {"actors": (0,)}, {"rate": 0.0}, {"seconds": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{"actors": ()}, {"actors": (0,)}, {"rate": 0.0}, {"seconds": 1.0}, {"rows_per_window": 0}]
+)
 def test_what_cannot_be_shared_out_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         replace(ScaleOptions(), **change)  # type: ignore[arg-type]
@@ -75,6 +77,10 @@ def test_two_engines_both_get_rows(tmp_path: Path) -> None:
     assert points[0].rows_per_second > 0
     assert points[0].preprocess_seconds > 0
     assert "verdict" in json.loads(write_scale(tmp_path, points).read_text())
+
+
+def test_windows_are_as_large_as_was_said(tmp_path: Path) -> None:
+    assert scale._job(ScaleOptions(rows_per_window=8), 2, tmp_path).cluster.rows_per_window == 8
 
 
 def test_every_row_has_an_image_of_its_own_to_decode(tmp_path: Path) -> None:
