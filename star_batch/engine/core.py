@@ -30,6 +30,7 @@ class Core:
         self._decode = decode
         self._readings = Readings()
         self._unseen: deque[Sequence] = deque()
+        self._is_full = False
         # Images that rows in flight still hold; an entry goes when the last of them is prefilled.
         self._images: WeakValueDictionary[bytes, EncodedImage] = WeakValueDictionary()
 
@@ -67,29 +68,46 @@ class Core:
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
             self._scheduler.shrink(batch)
         finished = failed + self._finish(batch.sequences)
+        if finished or batch.phase == "prefill":
+            self._is_full = False
         self._runner.stopwatch.settle()
         return finished
 
     def _encode_ahead(self) -> list[Sequence]:
         """Keep a full set of rows waiting, so that there are like lengths to choose from.
 
+        What does not fit while other rows hold memory comes again when some of it is free.
+
         Returns:
-            Rows that have an image which does not fit.
+            Rows that have an image which does not fit even then.
         """
-        failed: list[Sequence] = []
-        while self._unseen and len(self._scheduler.waiting) < self._scheduler.budget.max_rows:
-            rows, fresh = self._take_unseen()
-            start = time.perf_counter()
-            encoded = self._encode(list(fresh.values()))
-            seconds = time.perf_counter() - start
-            for sequence in rows:
-                if any(image.key in encoded for image in sequence.images):
-                    sequence.clock.vision = seconds
-                if all(image.key in self._images for image in sequence.images):
-                    self._add_encoded(sequence)
-                else:
-                    failed.append(self._refuse(sequence))
-        return failed
+        while self._unseen and not self._is_full and len(self._scheduler.waiting) < self._scheduler.budget.max_rows:
+            left_out = self._encode_some()
+            if left_out and not (self._scheduler.waiting or self._scheduler.running):
+                return [self._refuse(sequence) for sequence in left_out]
+            self._is_full = bool(left_out)
+            self._unseen.extendleft(reversed(left_out))
+        return []
+
+    def _encode_some(self) -> list[Sequence]:
+        """The next rows are made ready.
+
+        Returns:
+            Those that have an image for which there is no memory.
+        """
+        rows, fresh = self._take_unseen()
+        start = time.perf_counter()
+        encoded = self._encode(list(fresh.values()))
+        seconds = time.perf_counter() - start
+        left_out = []
+        for sequence in rows:
+            if any(image.key in encoded for image in sequence.images):
+                sequence.clock.vision = seconds
+            if all(image.key in self._images for image in sequence.images):
+                self._add_encoded(sequence)
+            else:
+                left_out.append(sequence)
+        return left_out
 
     def _take_unseen(self) -> tuple[list[Sequence], dict[bytes, SequenceImage]]:
         """The next rows, and their new images by key: as many as one encoder call takes, or those of one row."""

@@ -231,6 +231,26 @@ def test_an_image_that_does_not_fit_alone_fails_its_rows_alone(tiny: str, monkey
     assert [a.error_kind for a in found] == ["row_too_large"] * 2 + [None] * 3
 
 
+def test_an_image_for_which_others_have_left_no_memory_is_tried_again(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that waited held the memory, and the one that came last was called too large."""
+    records = random_records(9)
+    with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=2, max_rows=8)) as engine:
+        expected = engine.answer(records, max_new_tokens=6)
+        core = engine._core
+        encode = core._runner.encode
+
+        def with_memory_for_four(images: list[SequenceImage]) -> object:
+            if len(core._scheduler.waiting) + len(images) > 4:
+                raise torch.OutOfMemoryError("others have it")
+            return encode(images)
+
+        monkeypatch.setattr(core._runner, "encode", with_memory_for_four)
+        found = engine.answer(records, max_new_tokens=6)
+    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
 def _with_memory_for(rows: int, run: Callable[[list[Sequence]], Tensor], sizes: list[int]) -> object:
     """A device on which `rows` rows fit, and the row r4 never."""
 
