@@ -9,35 +9,41 @@ from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.sequence import Sequence
 from star_batch.errors import NotFinite
 
+_NONE = -1  # instead of a token's id
+
 
 def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[int]:
     """One token id per sequence from float32 logits `[B, V]`; a row without finite logits gets an error.
 
     A row with choices has them weighed instead, and its token says nothing.
     Greedy rows share one argmax on the device; rows with a temperature, choices or a minimum length are
-    looked at one by one.
+    looked at one by one, on the host. The device is waited for once, or twice if there are such rows.
     """
     best, indices = logits.max(dim=-1)
-    is_finite, tokens = best.isfinite().tolist(), indices.tolist()
-    for index, sequence in enumerate(sequences):
-        if not is_finite[index]:
+    tokens: list[int] = torch.where(best.isfinite(), indices, _NONE).tolist()
+    for sequence, token in zip(sequences, tokens, strict=True):
+        if token == _NONE:
             sequence.error = NotFinite("the model put out numbers that are not finite for this row")
-        elif sequence.search is not None:
-            _weigh(logits[index], sequence, sequence.search, stop_ids)
-        elif not _is_plain(sequence):
-            tokens[index] = _pick(_without_stops(logits[index], sequence, stop_ids), sequence)
+    alone = [index for index, sequence in enumerate(sequences) if not (sequence.error or _is_plain(sequence))]
+    for index, own in zip(alone, logits[alone].cpu() if alone else (), strict=True):
+        sequence = sequences[index]
+        if sequence.search is not None:
+            _weigh(own, sequence, sequence.search, stop_ids)
+        else:
+            tokens[index] = _pick(_without_stops(own, sequence, stop_ids), sequence)
     return tokens
 
 
 def _is_plain(sequence: Sequence) -> bool:
     limits = sequence.limits
-    return limits.temperature == 0.0 and len(sequence.output) >= limits.min_new_tokens
+    is_long = len(sequence.output) >= limits.min_new_tokens
+    return limits.temperature == 0.0 and is_long and sequence.search is None
 
 
 def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
     if len(sequence.output) >= sequence.limits.min_new_tokens or not stop_ids:
         return logits
-    return logits.index_fill(0, torch.tensor(sorted(stop_ids), device=logits.device), -torch.inf)
+    return logits.index_fill(0, torch.tensor(sorted(stop_ids)), -torch.inf)
 
 
 def _pick(logits: Tensor, sequence: Sequence) -> int:
@@ -45,7 +51,7 @@ def _pick(logits: Tensor, sequence: Sequence) -> int:
     limits = sequence.limits
     if limits.temperature == 0.0:
         return int(logits.argmax())
-    probabilities = nucleus((logits.cpu().double() / limits.temperature).softmax(dim=-1), limits.top_p)
+    probabilities = nucleus((logits.double() / limits.temperature).softmax(dim=-1), limits.top_p)
     return int(torch.multinomial(probabilities, 1, generator=_generator(sequence)))
 
 
@@ -70,8 +76,8 @@ def _weigh(logits: Tensor, sequence: Sequence, search: ChoiceSearch, stop_ids: f
     if not search.is_at(sequence.output):
         return
     options, may_end = search.options
-    scores = logits[torch.tensor(options, device=logits.device)].double()
+    scores = logits[torch.tensor(options)].double()
     if may_end:
-        stops = logits[torch.tensor(sorted(stop_ids), device=logits.device)].double()
+        stops = logits[torch.tensor(sorted(stop_ids))].double()
         scores = torch.cat([scores, stops.logsumexp(dim=0, keepdim=True)])
     search.weigh(scores.softmax(dim=-1).tolist())
