@@ -134,7 +134,8 @@ def _answer_forced(bench: _Bench, contender: Contender) -> None:
     records = bench.workload.records
     with contender.opened(is_forced=True) as answer:
         if num_warm_up := _num_warm_up(bench):
-            answer(records[:num_warm_up], min(bench.options.answer_tokens))
+            for tokens in bench.options.answer_tokens:  # each may make batches of other sizes
+                answer(records[:num_warm_up], tokens)
         for tokens in bench.options.answer_tokens:
             reset_peak(bench.device)
             done = answer(records, tokens)

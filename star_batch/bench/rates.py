@@ -21,7 +21,7 @@ class Rates:
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """The best of several tries: a limit is what was possible, not what was usual."""
     side = 8192 if device.type == "cuda" else 1536
-    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))  # ones cost less power
     product = torch.empty_like(left)
     matmul = _fastest(lambda: torch.mm(left, right, out=product), device)
     num_bytes = 2**30 if device.type == "cuda" else 2**27
