@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 from star_batch.engine.causal import choose_causal
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.prefix import Prefix
+from star_batch.engine.upload import upload
 
 ATTENTION = "star_batch_packed"
 
@@ -89,7 +90,10 @@ class PackedPrefill:
         self._num_before = 0
         if prefix is not None:
             self._num_before = prefix.length
-            self._order = _prefixed(spans, prefix.length).to(slots.device, non_blocking=True)
+            self._order = upload(_prefixed(spans, prefix.length), slots.device)
+        if score_layer is not None:
+            places = upload(torch.cat([span.visual for span in spans]), slots.device)
+            self._visual = places.split([len(span.visual) for span in spans])
         self._causal = choose_causal([span.length for span in spans], slots.device, cache.dtype, self._num_before)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -102,7 +106,8 @@ class PackedPrefill:
 
     def _text_to_visual(self, query: Tensor, key: Tensor, scaling: float) -> list[Tensor]:
         keys = key.split([self._num_before + span.length for span in self.spans], dim=1)
-        return [_text_to_visual(span, query, own, scaling) for span, own in zip(self.spans, keys, strict=True)]
+        each = zip(self.spans, self._visual, keys, strict=True)
+        return [_text_to_visual(span, visual, query, own, scaling) for span, visual, own in each]
 
 
 def _prefixed(spans: list[Span], num_before: int) -> Tensor:
@@ -112,12 +117,12 @@ def _prefixed(spans: list[Span], num_before: int) -> Tensor:
     return torch.cat([part for tokens in own for part in (prefix, tokens)])
 
 
-def _text_to_visual(span: Span, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Of all packed queries and one sequence's keys."""
+def _text_to_visual(span: Span, visual: Tensor, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Of all packed queries and one sequence's keys; `visual` is the span's, on their device."""
     num_rows, num_keys = max(1, span.after), key.shape[1]
     rows = query[:, span.end - num_rows : span.end].float() * scaling
     grouped = rows.unflatten(0, (key.shape[0], -1))
     logits = (grouped @ key[:, None].float().mT).flatten(0, 1)
     future = torch.ones_like(logits[0], dtype=torch.bool).triu(diagonal=num_keys - num_rows + 1)
     attention: Tensor = logits.masked_fill(future, -torch.inf).softmax(dim=-1)
-    return attention[..., num_keys - span.length + span.visual.to(attention.device)]
+    return attention[..., num_keys - span.length + visual]

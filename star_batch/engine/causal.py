@@ -3,7 +3,7 @@
 | device | dtype | kernel |
 |---|---|---|
 | CPU | any | blocks of queries, as plain products |
-| CUDA | bfloat16, float16 | torch's variable-length flash attention: one call, no padding |
+| CUDA, since Ampere | bfloat16, float16 | torch's variable-length flash attention: one call, no padding |
 | any | other | torch's fused kernel, a call for each run of equally long sequences |
 """
 
@@ -16,10 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_batch.engine.upload import upload
 from star_batch.models.attention import causal_attention
 
 Causal: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """`(query [H, T, d], key [H_kv, T, d], value [H_kv, T, d], scaling) -> [H, T, d]`, each sequence for itself."""
+
+_FLASH_WIDTH = 8  # of which the flash kernel wants a multiple; torch's fused one fills up
 
 
 def choose_causal(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, num_before: int = 0) -> Causal:
@@ -29,13 +32,18 @@ def choose_causal(lengths: Sequence[int], device: torch.device, dtype: torch.dty
     """
     if device.type == "cpu":
         return partial(causal_attention, lengths=lengths, num_before=num_before)
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and _has_flash(device):
         return _Varlen(lengths, device, num_before)
     return partial(attend_by_runs, lengths=lengths, num_before=num_before)
 
 
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class _Varlen:
     def __init__(self, lengths: Sequence[int], device: torch.device, num_before: int) -> None:
+        self._by_runs = partial(attend_by_runs, lengths=lengths, num_before=num_before)
         self._query_bounds = _bounds(lengths, device)
         # The very same tensor where lengths are the same: some kernels take nothing else for causal attention.
         with_before = [num_before + length for length in lengths]
@@ -43,6 +51,8 @@ class _Varlen:
         self._longest_query, self._longest_key = max(lengths), max(with_before)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if query.shape[-1] % _FLASH_WIDTH:
+            return self._by_runs(query, key, value, scaling)
         from torch.nn.attention.varlen import varlen_attn  # CUDA only
 
         q, k, v = (repeat_heads(x, query.shape[0]).transpose(0, 1).contiguous() for x in (query, key, value))
@@ -54,8 +64,7 @@ class _Varlen:
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:
-    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).pin_memory()
-    return bounds.to(device, non_blocking=True)
+    return upload(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
 
 
 def attend_by_runs(

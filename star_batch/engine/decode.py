@@ -4,6 +4,7 @@ Knows no scheduler and no sampling. Keys are read where they lie: on CUDA by a k
 page by page (`pagewise`). CUDA without Triton gathers them first.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.pagewise import PagewiseAttention
+
+_logger = logging.getLogger(__name__)
 
 
 class PagedAttention(Protocol):
@@ -62,13 +65,17 @@ class DecodeInputs:
 
 
 def choose_paged(device: torch.device) -> MakePagedAttention:
-    """What reads keys in place, but on CUDA without Triton."""
+    """What reads keys in place, but on CUDA where Triton is missing or cannot compile."""
     if device.type == "cpu":
         return PagewiseAttention
     if device.type == "cuda" and find_spec("triton") is not None:
-        from star_batch.engine.paged_kernel import PagedKernel
+        from star_batch.engine.paged_kernel import PagedKernel, try_out
 
-        return PagedKernel
+        try:
+            try_out(device)
+            return PagedKernel
+        except Exception as error:  # Triton compiles at the first call: with a C compiler, for a device that it knows
+            _logger.warning("decoding gathers its keys, which is slow: %s", str(error).partition("\n")[0])
     return GatheredAttention
 
 

@@ -7,9 +7,11 @@ nobody. Knows no model: it is given the step.
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from functools import cache
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -93,7 +95,7 @@ class DecodeGraphs:
         inputs = DecodeInputs(numbers, tuple(table[:size] for table in self._pages), self._page_size)
         try:
             return _Graph(inputs, self._capture(lambda: self._step(inputs)))
-        except RuntimeError as error:  # torch's error of whatever cannot be captured, and of running out of memory
+        except Exception as error:  # what cannot be captured, or compiled, or has not the memory
             _logger.warning("decoding %d rows without a CUDA graph: %s", size, str(error).partition("\n")[0])
             return None
 
@@ -121,19 +123,19 @@ def batch_sizes(max_rows: int) -> list[int]:
     return [*(size for size in sizes if size < max_rows), max_rows]
 
 
-def capture_cuda(step: Callable[[], T]) -> Callable[[], T]:
-    """A CUDA graph of `step`.
+def capture_cuda(step: Callable[[], T], pool: Any = None) -> Callable[[], T]:
+    """A CUDA graph of `step`, in memory of its own or in what all graphs of a `torch.cuda.graph_pool_handle` share.
 
-    It is run first, outside: kernels are compiled and workspaces made then. Other threads of the process may go on
-    using the device meanwhile.
+    It is run first, outside: kernels are compiled then. Other threads of the process may go on using the device
+    meanwhile.
     """
-    side = torch.cuda.Stream()
+    side = _capture_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with _own_workspaces(), torch.cuda.graph(graph, pool, stream=side, capture_error_mode="thread_local"):
         out = step()
 
     def replay() -> T:
@@ -141,3 +143,22 @@ def capture_cuda(step: Callable[[], T]) -> Callable[[], T]:
         return out
 
     return replay
+
+
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures of a device: each stream gets a workspace of cuBLAS that is never freed."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Whatever workspace cuBLAS makes inside belongs to the graph that is captured there.
+
+    Else graphs would share the first one's, which goes when that graph does.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()

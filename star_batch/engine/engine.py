@@ -35,6 +35,7 @@ from star_batch.models import (
     choose_dtype,
     family_of,
 )
+from star_batch.models.attention import lasting_kernels
 from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
 from star_batch.pruning import PruningPlan, make_plan
 from star_batch.records import Answer, Record
@@ -194,14 +195,18 @@ class Engine:
         try:
             if self._device.type == "cuda":  # a thread begins on the first one, and graphs and kernels stay on it
                 torch.cuda.set_device(self._device)
-            while self._receive():
-                for sequence in self._core.step():
-                    ticket = self._tickets.pop(sequence)
-                    ticket.window.put(ticket.index, answer_of(sequence))
+            with lasting_kernels(self._device):
+                self._work()
         except BaseException as error:  # whatever it is, no caller may wait for ever
             self._inbox.close(error)
             fail_all(self._tickets.values(), error)
             fail_all((ticket for _, ticket in self._inbox.drain()), error)
+
+    def _work(self) -> None:
+        while self._receive():
+            for sequence in self._core.step():
+                ticket = self._tickets.pop(sequence)
+                ticket.window.put(ticket.index, answer_of(sequence))
 
     def _receive(self) -> bool:
         """Take in all that has arrived; waits a moment, but only when idle. False once closed and idle."""

@@ -51,6 +51,13 @@ class PagedKernel:
         return (log_sums.softmax(dim=2).unsqueeze(-1) * out).sum(dim=2).to(query.dtype)
 
 
+def try_out(device: torch.device) -> None:
+    """One row of one token; raises whatever keeps the kernel from running."""
+    pool = torch.zeros(1, 1, 16, 16, device=device)
+    first = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    PagedKernel(first, first[0] + 1, page_size=16)(pool[:, :, :1], pool, pool, 1.0)
+
+
 def _num_splits(num_programs: int, longest: int, device: torch.device) -> int:
     """Enough to fill the device, but none of them idle on a long row."""
     if device.type != "cuda":

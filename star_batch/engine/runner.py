@@ -7,6 +7,7 @@ which token comes next.
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -22,6 +23,7 @@ from star_batch.engine.prefix import Prefix, Prefixes
 from star_batch.engine.scheduler import Budget
 from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
 from star_batch.engine.stopwatch import Stopwatch
+from star_batch.engine.upload import upload
 from star_batch.engine.vision_graph import VisionGraphs
 from star_batch.metrics import EngineStats
 from star_batch.models import ImageFeatures, VisionLanguageModel
@@ -74,7 +76,9 @@ class Runner:
         self._prefixes = Prefixes(model) if share_prefix else None
         self._paged_attention = choose_paged(model.device)
         is_cuda = model.device.type == "cuda"
-        self._graphs = self._make_graphs(budget, capture_cuda) if is_cuda else None
+        # Steps run one after the other and their logits are read at once, so all sizes may share their memory.
+        capture_step = partial(capture_cuda, pool=torch.cuda.graph_pool_handle()) if is_cuda else capture_cuda
+        self._graphs = self._make_graphs(budget, capture_step) if is_cuda else None
         self._vision_graphs = self._make_vision_graphs(capture_cuda) if is_cuda else None
         self.stopwatch = Stopwatch(stats, model.device)
 
@@ -328,6 +332,4 @@ class Runner:
             self.stats.row_layers += self.plan.num_layers
 
     def _put(self, tensor: Tensor) -> Tensor:
-        if self.model.device.type == "cuda":
-            tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
-        return tensor.to(self.model.device, non_blocking=True)
+        return upload(tensor, self.model.device)

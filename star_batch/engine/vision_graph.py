@@ -60,6 +60,6 @@ class VisionGraphs:
     def _captured(self, what: str, step: Callable[[], T]) -> Callable[[], T] | None:
         try:
             return self._capture(step)
-        except RuntimeError as error:  # torch's error of whatever cannot be captured, and of running out of memory
+        except Exception as error:  # what cannot be captured, or compiled, or has not the memory
             _logger.warning("%s images without a CUDA graph: %s", what, str(error).partition("\n")[0])
             return None

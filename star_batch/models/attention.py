@@ -6,15 +6,31 @@ Legend: `H` heads, `S` tokens of a sequence, `T` tokens of several packed ones, 
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _CAUSAL_BLOCK = 128
 _FULL_BLOCK = 288
+
+
+def lasting_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, torch's fused attention is one that needs nothing made for every new shape.
+
+    cuDNN's does, on Hopper and since, and is torch's first choice there; in batches that are refilled most shapes are
+    new.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    kernels: AbstractContextManager[None] = sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
+    return kernels
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -16,6 +16,13 @@ from tests.tiny import random_records
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
+
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions would round to TF32, by which the library on CPU does not."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 PRUNINGS = [Pruning(), Pruning(method="star", keep=16), Pruning(method="vispruner", keep=15)]
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from star_batch import Answer, Engine, EngineOptions, Pruning
 from star_batch.engine import causal, pagewise, runner
-from star_batch.engine.decode import GatheredAttention
+from star_batch.engine.decode import GatheredAttention, choose_paged
 from star_batch.engine.decode_graph import DecodeGraphs, batch_sizes
 from star_batch.engine.pagewise import PagewiseAttention
 from star_batch.engine.scheduler import Budget
-from star_batch.models.attention import causal_attention
+from star_batch.models.attention import causal_attention, lasting_kernels
 from tests.tiny import random_records
 
 PAGE = 4
@@ -111,6 +111,41 @@ def test_the_kernel_compiles_for_devices_that_are_not_here(capability: int, dtyp
     compiled = compile(source, target=GPUTarget("cuda", capability, 32))
     assert compiled.asm["cubin"]
     assert compiled.metadata.shared <= SMALLEST_SHARED_MEMORY
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_where_the_kernel_cannot_be_compiled_keys_are_gathered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image without a C compiler came to its first decode step, and ended there."""
+    from star_batch.engine import paged_kernel as kernel
+
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(kernel, "try_out", fail)
+    assert choose_paged(torch.device("cuda")) is GatheredAttention
+    assert "Failed to find C compiler" in caplog.text
+    monkeypatch.setattr(kernel, "try_out", lambda device: None)
+    assert choose_paged(torch.device("cuda")) is kernel.PagedKernel
+
+
+def test_flash_attention_is_asked_for_nothing_that_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    old = causal.choose_causal([3, 2], torch.device("cuda"), torch.float16)
+    narrow = causal._Varlen([3, 2], torch.device("cpu"), 0)
+    query, key, value = (torch.randn(4, 5, 12) for _ in range(3))
+    expected = causal_attention(query, key, value, 0.3, [3, 2])
+    torch.testing.assert_close(old(query, key, value, 0.3), expected)
+    torch.testing.assert_close(narrow(query, key, value, 0.3), expected)
+
+
+def test_no_attention_that_is_planned_anew_for_every_shape() -> None:
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with lasting_kernels(torch.device("cuda")):
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
