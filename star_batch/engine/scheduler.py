@@ -60,7 +60,8 @@ class Scheduler:
         if self._should_refill and (admitted := self._admit()):
             self.running += admitted
             return Batch("prefill", admitted)
-        return Batch("decode", list(self.running)) if self.running else None
+        # After `shrink` more may be running than may run at once: the others go on when the first are done.
+        return Batch("decode", self.running[: self.budget.max_rows]) if self.running else None
 
     def remove_finished(self) -> None:
         """Give back slots and pages of the sequences that are done."""

@@ -72,6 +72,17 @@ def test_budgets_hold_and_everything_comes_back(
     assert scheduler.num_free_pages == pages
 
 
+def test_rows_beyond_what_fits_at_once_wait_until_others_are_done() -> None:
+    """Every step ran out of memory again until enough rows had finished: only new ones were kept out."""
+    scheduler = Scheduler(budget(rows=8, tokens=1000))
+    for _ in range(8):
+        scheduler.add(sequence(10, new_tokens=3))
+    steps = run(scheduler, [])
+    next(steps)
+    scheduler.shrink(next(steps))
+    assert [len(batch.sequences) for batch in steps] == [4, 4]
+
+
 def test_like_lengths_are_prefilled_together() -> None:
     scheduler = Scheduler(budget(rows=4, tokens=1000))
     for length in (10, 50, 11, 52, 12, 51, 13, 53):
