@@ -55,7 +55,8 @@ def try_out(device: torch.device) -> None:
     """One row of one token; raises whatever keeps the kernel from running."""
     pool = torch.zeros(1, 1, 16, 16, device=device)
     first = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    PagedKernel(first, first[0] + 1, page_size=16)(pool[:, :, :1], pool, pool, 1.0)
+    with torch.cuda.device_of(pool):  # Triton launches on the current device, whosever the tensors are
+        PagedKernel(first, first[0] + 1, page_size=16)(pool[:, :, :1], pool, pool, 1.0)
 
 
 def _num_splits(num_programs: int, longest: int, device: torch.device) -> int:

@@ -29,6 +29,7 @@ def check(shared: int, width: int, splits: int) -> None:
 
 
 if __name__ == "__main__":
+    kernel.try_out(torch.device("cpu"))
     for (shared, width), splits in product([(1, 16), (4, 24), (7, 32)], [1, 3]):
         check(shared, width, splits)
         print(f"{shared} queries of width {width}, {splits} splits")
