@@ -75,11 +75,12 @@ class Runner:
         self._tables = DecodeTables((), ())
         self._prefixes = Prefixes(model) if share_prefix else None
         self._paged_attention = choose_paged(model.device)
-        is_cuda = model.device.type == "cuda"
-        # Steps run one after the other and their logits are read at once, so all sizes may share their memory.
-        capture_step = partial(capture_cuda, pool=torch.cuda.graph_pool_handle()) if is_cuda else capture_cuda
-        self._graphs = self._make_graphs(budget, capture_step) if is_cuda else None
-        self._vision_graphs = self._make_vision_graphs(capture_cuda) if is_cuda else None
+        self._graphs: DecodeGraphs | None = None
+        self._vision_graphs: VisionGraphs | None = None
+        if model.device.type == "cuda":
+            # Steps run one after the other and their logits are read at once, so all sizes may share their memory.
+            self._graphs = self._make_graphs(budget, partial(capture_cuda, pool=torch.cuda.graph_pool_handle()))
+            self._vision_graphs = self._make_vision_graphs(capture_cuda)
         self.stopwatch = Stopwatch(stats, model.device)
 
     def encode(self, images: Seq[SequenceImage]) -> list[EncodedImage]:
