@@ -29,6 +29,7 @@ FLOORS = {
     "wording": 1,
     "pruning": 2,
     "models": 2,
+    "storage": 2,
     "engine": 3,
     "report": 4,
     "forecast": 4,
@@ -114,6 +115,18 @@ def test_there_is_no_import_circle() -> None:
 def test_ray_lives_in_the_pipeline() -> None:
     users = {module for module, tree in modules().items() if "ray" in {n.split(".")[0] for n in imported(tree)}}
     assert {room(module) for module in users} <= RAY_ROOMS
+
+
+def test_parquet_is_read_through_one_door() -> None:
+    """Whoever reads a file past it resolves what extension types the file brings, and may run their code."""
+    readers = {"read_table", "read_schema", "read_metadata", "ParquetFile", "ParquetDataset", "read_parquet"}
+    for module, tree in modules().items():
+        calls = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("pq", "pa.parquet", "ds", "ray.data")
+        }
+        assert module == "star_batch.storage.parquet" or not calls & readers, f"{module}: {calls & readers}"
 
 
 NOT_INSTALLED = """

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import typer
 
 from star_batch.cli.options import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
@@ -13,6 +13,7 @@ from star_batch.config import JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass
 from star_batch.errors import ConfigError, Interrupted, OutputError
 from star_batch.options import Pruning
+from star_batch.storage.parquet import read_parquet
 from star_batch.terminal import out, show_list, show_table, working
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,9 @@ def _write_scenes(folder: Path, num_rows: int) -> None:
 
 def _samples(answers: Path, num_samples: int = 3) -> list[tuple[str, str]]:
     """A question of each wording with what the model answered and, if that is wrong, what is right."""
-    rows = pq.read_table(answers, columns=["question", "answer", "reference", "is_correct"]).to_pylist()
+    columns = ["question", "answer", "reference", "is_correct"]
+    tables = [read_parquet(file.read_bytes(), columns) for file in sorted(answers.glob("*.parquet"))]
+    rows = pa.concat_tables(tables).to_pylist()
     chosen = {row["question"]: row for row in rows if row["answer"] is not None}
     return [
         (row["question"], row["answer"] + ("" if row["is_correct"] else f"   (wrong: {row['reference']})"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
 from star_batch.options import Dtype, Method
+from star_batch.storage.parquet import open_parquet
 from star_batch.terminal import LogFormat
 
 
@@ -68,8 +68,8 @@ def _columns(context: typer.Context) -> list[str]:
     """Of the first local file among the inputs that are typed already."""
     paths = [Path(path) for path in context.params.get("input") or ()]
     files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
-    with contextlib.suppress(IndexError, OSError, pa.ArrowInvalid):
-        return list(pq.read_schema(files[0]).names)
+    with contextlib.suppress(IndexError, OSError, pa.ArrowException), files[0].open("rb") as file:
+        return list(open_parquet(file).schema_arrow.names)
     return []
 
 

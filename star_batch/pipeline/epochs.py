@@ -28,6 +28,7 @@ from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.output import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit, check_nothing_foreign
 from star_batch.pipeline.storage import Location
+from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
 _THREADS = 16
 _NUM_DIFFERENCES = 6
@@ -228,13 +229,15 @@ def _to_parquet(epoch: Epoch, commits: Sequence[Commit], fingerprint: Fingerprin
 
 def _read_record(record: Location) -> tuple[str, Fingerprint, float, tuple[Commit, ...]]:
     try:
-        table = pq.read_table(io.BytesIO(record.read_bytes()))
+        table = read_parquet(record.read_bytes())
         info = json.loads(table.schema.metadata[_INFO])
         # Column by column: a list of dicts would hold everything twice.
         columns = [table[field.name].to_pylist() for field in fields(Commit)]
         names = [field.name for field in fields(Commit)]
         commits = tuple(Commit(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
         return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), commits
+    except ExtensionRefused as error:
+        raise OutputError(f"{record.shown}: {error}") from None
     except (pa.ArrowException, ValueError, KeyError, TypeError):
         raise OutputError(f"{record.shown} is damaged") from None
 

@@ -20,6 +20,7 @@ from star_batch.metrics import EngineStats
 from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA, Totals
 from star_batch.pipeline.output import RUNS, Commit, part_epoch
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location
+from star_batch.storage.parquet import read_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def read_history(output: Location, commits: Sequence[Commit]) -> History:
     for name in sorted(output.at(RUNS).files()):
         file = output.at(RUNS, name)
         try:
-            written = pq.read_table(io.BytesIO(file.read_bytes()))
+            written = read_parquet(file.read_bytes())
             info = json.loads(written.schema.metadata[_INFO])
             table = written.select(THROUGHPUT_SCHEMA.names).cast(THROUGHPUT_SCHEMA)
             started, ended = float(info["started"]), float(info["ended"])

@@ -19,6 +19,7 @@ from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_in, is_rep
 from star_batch.pipeline.epochs import Epoch, ids_of
 from star_batch.pipeline.output import Commit
 from star_batch.pipeline.storage import Location
+from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
 _THREADS = 16
 
@@ -61,9 +62,11 @@ def read_part(output: Location, commit: Commit, columns: Sequence[str] | None = 
     """
     part = output.at(commit.file)
     try:
-        table = pq.read_table(io.BytesIO(part.read_bytes()), columns=columns)
+        table = read_parquet(part.read_bytes(), columns)
     except FileNotFoundError:
         raise OutputError(f"{part.shown} counts, and is not there") from None
+    except ExtensionRefused as error:
+        raise OutputError(f"{part.shown}: {error}") from None
     except pa.ArrowException:
         raise OutputError(f"{part.shown} is damaged") from None
     if digest_ids(table["id"].to_pylist()) != commit.ids:

@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
@@ -28,6 +27,7 @@ from star_batch.pipeline.listing import list_images
 from star_batch.pipeline.storage import Location, explain, failing_as, scheme_of
 from star_batch.pipeline.template import Template
 from star_batch.records import ANSWER_SCHEMA
+from star_batch.storage.parquet import ExtensionRefused, open_parquet
 
 ID_COLUMN = "star_batch:id"
 """The column of ids in every table that this package reads; always text, never null."""
@@ -166,7 +166,7 @@ def _plan_parquet(config: Input) -> InputPlan:
     wanted = _wanted_columns(config)
     root, files = _find_files(config)
     footers = _in_threads(lambda file: _read_footer(root, file), list(files.values()))
-    schema = _unified_schema(wanted, dict(zip(files, (f.schema.to_arrow_schema() for f in footers), strict=True)))
+    schema = _unified_schema(wanted, dict(zip(files, (footer.schema for footer in footers), strict=True)))
     fan = len(config.asked)
     pairs = zip(files, footers, strict=True)
     groups = [group for name, footer in pairs for group in _row_groups(name, files[name], footer, fan)]
@@ -229,7 +229,7 @@ def read_rows(
 def _read_parquet(plan: InputPlan, group: RowGroup, schema: pa.Schema, rows_per_table: int) -> Iterator[pa.Table]:
     left = group.num_rows
     with _reading(plan.root, group.path), plan.root.open_file(group.path) as file:
-        batches = pq.ParquetFile(file).iter_batches(
+        batches = open_parquet(file).iter_batches(
             batch_size=rows_per_table, row_groups=[group.index], columns=schema.names
         )
         for batch in batches:
@@ -348,15 +348,23 @@ def _with_scheme(path: str, like: Location) -> str:
     return path if like.is_local else f"{scheme_of(like.url)}://{path}"
 
 
-def _read_footer(root: Location, path: str) -> pq.FileMetaData:
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    schema: pa.Schema
+    rows: tuple[int, ...]
+    """Of each row group."""
+
+
+def _read_footer(root: Location, path: str) -> _Footer:
     with _reading(root, path), root.open_file(path) as file:
-        return pq.read_metadata(file)
+        parquet = open_parquet(file)
+        groups = range(parquet.num_row_groups)
+        return _Footer(parquet.schema_arrow, tuple(parquet.metadata.row_group(index).num_rows for index in groups))
 
 
-def _row_groups(name: str, path: str, footer: pq.FileMetaData, fan: int) -> Iterator[RowGroup]:
+def _row_groups(name: str, path: str, footer: _Footer, fan: int) -> Iterator[RowGroup]:
     first = 0
-    for index in range(footer.num_row_groups):
-        rows = footer.row_group(index).num_rows
+    for index, rows in enumerate(footer.rows):
         if rows:
             yield RowGroup(path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan)
         first += rows
@@ -376,6 +384,8 @@ def _reading(root: Location, path: str) -> Iterator[None]:
     try:
         with failing_as(InputError, "read", file):
             yield
+    except ExtensionRefused as error:
+        raise InputError(f"{file.shown}: {error}") from None
     except pa.ArrowException as error:
         raise InputError(f"{file.shown}: is not a readable Parquet file: {explain(error, root.options)}") from None
 

@@ -1,11 +1,9 @@
 """An output's report drawn from the store alone, whether its job is finished, at work or dead. Needs no Ray."""
 
-import io
 from collections.abc import Iterator
 from itertools import pairwise
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from star_batch.errors import OutputError
 from star_batch.metrics import Summary, summarise
@@ -20,6 +18,7 @@ from star_batch.pipeline.publish import page
 from star_batch.pipeline.storage import Location, failing_as
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report import Report, RowNotes
+from star_batch.storage.parquet import read_parquet
 
 
 def redraw(output: Location) -> bytes:
@@ -64,7 +63,7 @@ def _batches(output: Location, seen: Standing) -> Iterator[pa.RecordBatch]:
 
 def _measured_pace(output: Location) -> pa.Table | None:
     try:
-        return without_pauses(pq.read_table(io.BytesIO(output.at(METRICS, "throughput.parquet").read_bytes())))
+        return without_pauses(read_parquet(output.at(METRICS, "throughput.parquet").read_bytes()))
     except (FileNotFoundError, pa.ArrowException):
         return None
 

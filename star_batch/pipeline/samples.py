@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +21,7 @@ from star_batch.pipeline.parts import hash_ids, to_parquet
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location
 from star_batch.records import Answer, Picture, Record
 from star_batch.report import Grid, Sample
+from star_batch.storage.parquet import read_parquet
 
 _PREFIX = "sample-"
 _LONGEST_SIDE = 448
@@ -128,7 +128,7 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
 
 def _read(file: Location) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(io.BytesIO(file.read_bytes()))
+        table = read_parquet(file.read_bytes())
         rows: list[dict[str, Any]] = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).to_pylist()
     except (pa.ArrowException, KeyError, ValueError, *STORAGE_ERRORS):
         return []

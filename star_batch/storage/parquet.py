@@ -1,0 +1,133 @@
+"""The one door through which Parquet files are opened, inputs and outputs alike: what a file brings never runs.
+
+A file may carry an Arrow schema (`ARROW:schema`) whose extension types Python classes rebuild, and some of these
+unpickle: Ray's pickled objects when a value is looked at, older tensor types when the schema alone is. So such a schema
+is never resolved. It is read as plain text first; a file with extension types in it is then opened without it, by
+Parquet's own types. Those made of plain numbers and text are read as what they are stored as, all others are refused.
+
+Knows no column by name, and not where a file lies.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_KEY, _HIDDEN_KEY = b"ARROW:schema", b"ARROW-schema"
+_NAME, _HIDDEN_NAME = b"ARROW:extension:name", b"ARROW-extension-name"
+_MAGIC = b"PAR1"
+_TAIL = 8
+"""The footer's length in four bytes, and the magic word."""
+_FIRST_READ = 65_536
+_LONGEST_NAME = 100
+
+PLAIN = frozenset(
+    {
+        *("arrow.json", "arrow.uuid", "arrow.bool8", "arrow.opaque"),
+        *("arrow.fixed_shape_tensor", "arrow.variable_shape_tensor", "arrow.timestamp_with_offset"),
+        *("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_variable_shaped_tensor"),
+        *("pandas.period", "pandas.interval"),
+        *(f"datasets.features.features.Array{n}DExtensionType" for n in range(2, 6)),
+    }
+)
+"""Extension types that are read as what they are stored as: numbers, text, and lists of them."""
+
+
+class ExtensionRefused(pa.ArrowTypeError):  # type: ignore[misc]  # pyarrow is not typed
+    """A column has an extension type that is not read."""
+
+
+def open_parquet(file: Any) -> pq.ParquetFile:
+    """A Parquet file, open at its footer; its types are Arrow's own, never an extension type.
+
+    Args:
+        file: binary, to read and to seek in.
+
+    Raises:
+        ExtensionRefused: a column, or a part of one, has an extension type that is not plain.
+        pa.ArrowException: not Parquet.
+    """
+    footer = _footer(file)
+    # The same length, so that nothing else in the footer has to change.
+    hidden = _metadata(footer.replace(_KEY, _HIDDEN_KEY))
+    is_plain = _is_plain((hidden.metadata or {}).get(_HIDDEN_KEY), footer.count(_KEY))
+    return pq.ParquetFile(file, metadata=_metadata(footer) if is_plain else hidden, arrow_extensions_enabled=False)
+
+
+def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole file that is in memory.
+
+    Raises:
+        ExtensionRefused: as `open_parquet` does.
+        pa.ArrowException: not Parquet, or broken, or one of the columns is not there.
+    """
+    file = open_parquet(io.BytesIO(data))
+    if missing := set(columns or ()) - set(file.schema_arrow.names):
+        raise pa.ArrowInvalid(f"no columns {sorted(missing)}")
+    return file.read(columns=columns)
+
+
+def _footer(file: Any) -> bytes:
+    size = file.seek(0, io.SEEK_END)
+    tail = _read_end(file, size, min(size, _FIRST_READ))
+    length = int.from_bytes(tail[-_TAIL:-4], "little")
+    if size < _TAIL + len(_MAGIC) or tail[-4:] != _MAGIC or length > size - _TAIL - len(_MAGIC):
+        raise pa.ArrowInvalid("it does not end as Parquet files do")
+    if length + _TAIL > len(tail):
+        tail = _read_end(file, size, length + _TAIL)
+    return tail[-length - _TAIL : -_TAIL]
+
+
+def _read_end(file: Any, size: int, length: int) -> bytes:
+    file.seek(size - length)
+    return bytes(file.read(length))
+
+
+def _metadata(footer: bytes) -> pq.FileMetaData:
+    return pq.read_metadata(pa.BufferReader(_MAGIC + footer + len(footer).to_bytes(4, "little") + _MAGIC))
+
+
+def _is_plain(described: bytes | None, num_described: int) -> bool:
+    """Whether the Arrow schema may be resolved: it is there once, means one thing, and has no extension type."""
+    if described is None:
+        return num_described == 0
+    try:
+        message = base64.b64decode(described, validate=True)
+    except binascii.Error:
+        return False
+    _refuse_extensions(message)
+    # Who reads base64 more leniently than we did may see another schema.
+    return num_described == 1 and _NAME not in message and base64.b64encode(message) == described
+
+
+def _refuse_extensions(message: bytes) -> None:
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(message.replace(_NAME, _HIDDEN_NAME)))
+    except pa.ArrowException:
+        if _NAME in message:
+            raise ExtensionRefused("its Arrow schema is broken, and names extension types") from None
+        return
+    for column, name in (found for field in schema for found in _extensions(field, field.name)):
+        if name not in PLAIN:
+            raise ExtensionRefused(
+                f"column {column[:_LONGEST_NAME]!r} has the extension type {name[:_LONGEST_NAME]!r}, which is not "
+                "read, as such types can run code; write it as plain bytes, text, numbers or lists"
+            )
+
+
+def _extensions(field: pa.Field, path: str) -> Iterator[tuple[str, str]]:
+    """Every field at or below this one that is of an extension type: where, and the type's name."""
+    if name := (field.metadata or {}).get(_HIDDEN_NAME):
+        yield path, name.decode("utf-8", "backslashreplace")
+    for child in _children(field.type):
+        yield from _extensions(child, f"{path}.{child.name}")
+
+
+def _children(type: pa.DataType) -> list[pa.Field]:
+    if pa.types.is_dictionary(type):
+        return _children(type.value_type)
+    return [type.field(index) for index in range(type.num_fields)]
