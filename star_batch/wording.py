@@ -32,3 +32,18 @@ def duration(seconds: float) -> str:
 def plain(text: str) -> str:
     """Without line breaks and control characters: answers and labels may hold any."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+LONGEST_SHOWN = 300
+"""Characters of a text from outside that are quoted at most."""
+
+
+def printable(text: object, most: int = LONGEST_SHOWN) -> str:
+    """What came from outside (ids, paths, names, options, replies), as it may be shown in an error, a log or a table.
+
+    Control characters and line breaks are escaped (`\\x1b`, `\\n`), as are characters that change the direction of
+    writing; what is longer than `most` ends with its length: `abc... (2,048 characters)`.
+    """
+    whole = str(text)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[:most])
+    return escaped if len(whole) <= most else f"{escaped[:most]}... ({len(whole):,} characters)"
