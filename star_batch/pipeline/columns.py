@@ -104,7 +104,9 @@ def _check_present(wanted: Sequence[Wanted], name: str, schema: pa.Schema) -> No
 
 def _unified(column: str, there: Mapping[str, pa.DataType]) -> pa.DataType:
     """Of a column's type in each file."""
-    first = {_normal(type): name for name, type in reversed(list(there.items()))}
+    first: dict[pa.DataType, str] = {}
+    for name, type in there.items():
+        first.setdefault(_normal(type), name)
     try:
         schemas = [pa.schema([(column, type)]) for type in first]
         return pa.unify_schemas(schemas, promote_options="permissive").field(column).type

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fsspec.utils import glob_translate
 
 from star_batch.errors import InputError
-from star_batch.pipeline.folders import TWICE, Walk
+from star_batch.pipeline.folders import NO_FILE, TWICE, Walk
 from star_batch.pipeline.listing import as_text, is_image
 from star_batch.pipeline.storage import Location, failing_as, scheme_of
 from star_batch.wording import printable
@@ -39,10 +39,12 @@ def find_files(places: Sequence[Location], own: Location | None = None) -> tuple
     """
     walk, folders, paths = Walk(_is_parquet, _HIDDEN, own), [], list[str]()
     for place in places:
+        before = walk.left_out[TWICE]
         with failing_as(InputError, "read the input", place):
             folder, files = _expand(place, walk)
             found = list(files)
-        if not found and not walk.left_out[TWICE]:
+        # Another of the paths may have led to all that is there.
+        if not found and (not paths or walk.left_out[TWICE] == before):
             raise InputError(f"{printable(place.shown)}: no Parquet files there{_instead(walk)}")
         folders.append(folder)
         paths += found
@@ -90,6 +92,8 @@ def _matching(place: Location, folder: str, pattern: str, walk: Walk) -> Iterato
             walk.left_out["hidden"] += 1
         elif is_folder:
             yield from walk.files(replace(place, url=with_scheme(path, place)), is_named=False)
+        elif place.is_local and not os.path.isfile(path):
+            walk.left_out[NO_FILE] += 1
         elif walk.takes(names[-1]):
             yield path
 
@@ -98,7 +102,7 @@ def _local(folder: str, pattern: str, walk: Walk) -> Iterator[tuple[str, bool]]:
     head, deep, rest = pattern.partition(_ANY_DEPTH)
     tops = sorted(glob.glob(os.path.join(glob.escape(folder), head if deep else pattern), include_hidden=True))
     if not deep:
-        yield from ((path, os.path.isdir(path)) for path in tops if os.path.exists(path))
+        yield from ((path, os.path.isdir(path)) for path in tops)
         return
     # Not `glob`, which goes in circles where links do.
     matches = re.compile(glob_translate(deep + rest)).match

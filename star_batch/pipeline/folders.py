@@ -17,6 +17,7 @@ from star_batch.wording import printable
 
 OWN_ANSWERS = "answers of a job"
 TWICE = "reached a second time"
+NO_FILE = "neither files nor folders, or links to nothing"
 
 _MARKS = frozenset({RUN, COMMITS, EPOCHS})
 _KEYS_PER_PAGE = 1000
@@ -94,7 +95,7 @@ class Walk:
             elif entry.is_symlink():
                 self._follow(entry, ahead)
             elif not entry.is_file():
-                self.left_out["pipes, sockets and devices"] += 1
+                self.left_out[NO_FILE] += 1
             elif self.takes(entry.name):
                 yield entry.path
 
@@ -106,7 +107,7 @@ class Walk:
         if is_folder:
             ahead.links.append((link.path, os.path.realpath(link.path)))
         elif not is_file:
-            self.left_out["links that lead to no file"] += 1
+            self.left_out[NO_FILE] += 1
         elif self.takes(link.name):
             ahead.files.append(link.path)
 

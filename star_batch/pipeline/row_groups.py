@@ -95,13 +95,25 @@ def _fitted(values: pa.ChunkedArray, field: pa.Field, names: pa.LargeStringArray
     if names is not None and pa.types.is_large_string(field.type):
         return named(values, names)
     try:
-        return values.cast(field.type)
+        return _decodable(values.cast(field.type))
     except pa.ArrowException as error:
         why = (
-            f"column '{printable(field.name)}': is {printable(values.type)} in this file and does not fit "
-            f"{printable(field.type)}, the type that goes for all files: {printable(explain(error))}"
+            f"column '{printable(field.name)}': cannot be read as {printable(field.type)}: {printable(explain(error))}"
         )
         raise _Misfit(_first_misfit(values, field.type), why) from None
+
+
+def _decodable(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that is not UTF-8 has its odd bytes spelt out (`caf\\xe9`), as Python could not read it at all."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        if not pa.types.is_large_string(values.type):
+            raise
+        found = values.cast(pa.large_binary()).to_pylist()
+        spelt = [text if text is None else text.decode("utf-8", "backslashreplace") for text in found]
+        return pa.chunked_array([pa.array(spelt, values.type)])
+    return values
 
 
 def _first_misfit(values: pa.ChunkedArray, type: pa.DataType) -> int:
@@ -109,7 +121,7 @@ def _first_misfit(values: pa.ChunkedArray, type: pa.DataType) -> int:
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            values.slice(good, middle - good).cast(type)
+            _decodable(values.slice(good, middle - good).cast(type))
             good = middle
         except pa.ArrowException:
             bad = middle

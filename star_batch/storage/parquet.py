@@ -142,6 +142,8 @@ def _chunks(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> Iterator[
 
 def _footer(file: Any) -> bytes:
     size = file.seek(0, io.SEEK_END)
+    if not size:
+        raise pa.ArrowInvalid("it is empty")
     tail = _read_end(file, size, min(size, _FIRST_READ))
     length = int.from_bytes(tail[-_TAIL:-4], "little")
     if size < _TAIL + len(_MAGIC) or tail[-4:] != _MAGIC or length > size - _TAIL - len(_MAGIC):
