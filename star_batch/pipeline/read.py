@@ -42,7 +42,7 @@ def memory_per_task(plan: InputPlan, machines: Iterable[Mapping[str, Any]]) -> f
     largest = max((group.largest for group in plan.row_groups if isinstance(group, RowGroup)), default=0)
     if largest <= _SMALL:
         return None
-    memory = [machine["Resources"].get("memory", 0.0) for machine in machines if machine["Alive"]]
+    memory = [float(machine["Resources"].get("memory", 0.0)) for machine in machines if machine["Alive"]]
     return min([float(largest), *(there // _TASKS_PER_MACHINE for there in memory if there)])
 
 
