@@ -20,6 +20,7 @@ from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.forecast.wishes import Wishes
 from star_batch.models import Checkpoint, choose_device, choose_dtype, family_of, load_preprocessor
 from star_batch.pipeline.plan import InputPlan, plan_input
+from star_batch.pipeline.storage import Location
 from star_batch.pruning import PruningPlan, make_plan
 
 _KV_SHARE = 0.85  # of a GPU's memory without the weights: what the engine takes for keys and values
@@ -131,13 +132,17 @@ def make_forecast(config: JobConfig, wishes: Wishes) -> Forecast:
     subject = _Subject.of(config)
     if wishes.gpu is None and config.model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: there is no GPU here to measure; name the one to reckon with (--gpu)")
-    plan = plan_input(config.input)
+    plan = plan_input(config.input, _output(config))
     sample = take_sample(config, plan, wishes.sample_rows)
     if not sample.records:
         raise InputError(f"none of {sample.num_rows} sampled rows can be answered: {_first(sample.examples)}")
     if wishes.gpu is not None:
         return _reckoned(subject, plan, sample, wishes, gpu_named(wishes.gpu))
     return _measured(subject, plan, sample, wishes)
+
+
+def _output(config: JobConfig) -> Location:
+    return Location.of(config.output.path, config.output.storage_options)
 
 
 def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wishes) -> Forecast:

@@ -101,7 +101,7 @@ def verify(output: Location, input: Input | None) -> Verdict:
     Raises:
         OutputError, InputError: one of them cannot be read at all.
     """
-    wanted = distinct(plan_input(input), "first")[1] if input is not None else None
+    wanted = distinct(plan_input(input, output), "first")[1] if input is not None else None
     seen = _look(output)
     if wanted is not None and input is not None and input.vanished == "keep":
         wanted = with_vanished(wanted, seen.commits)

@@ -5,10 +5,12 @@ so ids would change when a folder moves or Ray changes its hash, and nobody coul
 the images of rows that are already answered. `Datasource` is Ray's own door for other readers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -16,13 +18,32 @@ from ray.data.datasource import Datasource, ReadTask
 from star_batch.pipeline.plan import Group, InputPlan, RowGroup, read_rows
 
 _CPUS_PER_READ = 0.5
+_SMALL = 256 * 2**20
+_TASKS_PER_MACHINE = 4
 
 
 def read_dataset(plan: InputPlan, rows_per_task: int) -> "ray.data.Dataset":
     """A lazy dataset of `ID_COLUMN` and the plan's columns."""
     source = PlannedParquet(plan, rows_per_task)
     # As many blocks as tasks: Ray would otherwise cut each into hundreds of tiny ones.
-    return ray.data.read_datasource(source, num_cpus=_CPUS_PER_READ, override_num_blocks=source.num_tasks)
+    return ray.data.read_datasource(
+        source,
+        num_cpus=_CPUS_PER_READ,
+        memory=memory_per_task(plan, ray.nodes()),
+        override_num_blocks=source.num_tasks,
+    )
+
+
+def memory_per_task(plan: InputPlan, machines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Bytes that Ray sets aside for each task, where row groups are so large that a few fill a machine.
+
+    Never more than a part of the smallest machine's: what does not fit anywhere would wait for ever.
+    """
+    largest = max((group.largest for group in plan.row_groups if isinstance(group, RowGroup)), default=0)
+    if largest <= _SMALL:
+        return None
+    memory = [float(machine["Resources"].get("memory", 0.0)) for machine in machines if machine["Alive"]]
+    return min([float(largest), *(there // _TASKS_PER_MACHINE for there in memory if there)])
 
 
 class PlannedParquet(Datasource):  # type: ignore[misc]  # Ray is not typed

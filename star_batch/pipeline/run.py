@@ -118,13 +118,12 @@ class _Job:
 def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backend: Backend) -> Summary:
     results = write_results if config.input.kind == "openai" else None
     config = stage(config) if config.input.kind == "openai" else config
-    plan, ids = distinct(plan_input(config.input), config.input.duplicates)
+    output = Location.of(config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds)
+    plan, ids = distinct(plan_input(config.input, output), config.input.duplicates)
     job = _Job(
         config=config,
         backend=backend,
-        output=Location.of(
-            config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds
-        ),
+        output=output,
         plan=plan,
         ids=ids,
         results=results,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
 import fsspec
 import tenacity
@@ -327,7 +328,13 @@ def scheme_of(url: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+    """A path as it is written; of a URI what it means, whose `%20` is a space."""
+    if scheme_of(path) == "file" and "://" in path:
+        rest = path.partition("://")[2]
+        path = unquote(
+            rest.removeprefix("localhost") if rest.startswith("localhost/") else rest, errors="surrogateescape"
+        )
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _with_defaults(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:

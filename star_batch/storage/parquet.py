@@ -24,6 +24,8 @@ _TAIL = 8
 """The footer's length in four bytes, and the magic word."""
 _FIRST_READ = 65_536
 _LONGEST_NAME = 100
+_BUFFER = 2 * 2**20
+_FIRST_ROWS = 16
 
 PLAIN = frozenset(
     {
@@ -55,7 +57,14 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     # The same length, so that nothing else in the footer has to change.
     hidden = _metadata(footer.replace(_KEY, _HIDDEN_KEY))
     is_plain = _is_plain((hidden.metadata or {}).get(_HIDDEN_KEY), footer.count(_KEY))
-    return pq.ParquetFile(file, metadata=_metadata(footer) if is_plain else hidden, arrow_extensions_enabled=False)
+    return pq.ParquetFile(
+        file,
+        metadata=_metadata(footer) if is_plain else hidden,
+        arrow_extensions_enabled=False,
+        # Columns are streamed; both would otherwise have the whole of each in memory.
+        buffer_size=_BUFFER,
+        pre_buffer=False,
+    )
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
@@ -71,8 +80,70 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     return file.read(columns=columns)
 
 
+def read_batches(
+    file: pq.ParquetFile, row_group: int, columns: Sequence[str], *, num_rows: int, most_rows: int, num_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """The first rows of a row group, in order, in batches of about `num_bytes`, and of 1 to `most_rows` rows.
+
+    What is in memory is a batch and, as Parquet has it, one page of each column, which a writer may have made large.
+
+    Raises:
+        pa.ArrowException: broken, or a row is too large for Arrow.
+    """
+    start, most = 0, min(most_rows, num_rows)
+    while start < num_rows:
+        try:
+            for batch in _from_row(file, row_group, columns, start, most, num_bytes):
+                start += batch.num_rows
+                yield batch.slice(0, batch.num_rows - max(0, start - num_rows))
+                if start >= num_rows:
+                    return
+            raise pa.ArrowInvalid(f"row group {row_group} ends after {start:,} rows, of which its footer has more")
+        except pa.ArrowNotImplementedError:
+            # A nested column of more than 2 GiB in one batch: rows have grown that much.
+            if most == 1:
+                raise
+            most = max(1, most // 8)
+
+
+def _from_row(
+    file: pq.ParquetFile, row_group: int, columns: Sequence[str], start: int, most: int, num_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    rows = min(most, _FIRST_ROWS, max(1, num_bytes // _bytes_per_row(file.metadata.row_group(row_group), columns)))
+    seen = 0
+    for batch in file.iter_batches(batch_size=rows, row_groups=[row_group], columns=list(columns)):
+        skipped = min(max(0, start - seen), batch.num_rows)
+        seen += batch.num_rows
+        if skipped < batch.num_rows:
+            yield batch.slice(skipped)
+        # Rows may be larger than the footer says, as what repeats is stored once: what was read tells.
+        fitting = num_bytes * batch.num_rows // max(1, batch.nbytes)
+        rows = max(1, min(4 * rows, fitting, most))
+        file.reader.set_batch_size(rows)
+
+
+def largest_column(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    """Bytes of the largest of these, as stored and as read: what reading may cost at once, where it is one page."""
+    sizes = [chunk.total_compressed_size + chunk.total_uncompressed_size for chunk in _chunks(row_group, columns)]
+    return max(sizes, default=0)
+
+
+def _bytes_per_row(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    num_bytes = sum(chunk.total_uncompressed_size for chunk in _chunks(row_group, columns))
+    return int(max(1, num_bytes // max(1, row_group.num_rows)))
+
+
+def _chunks(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> Iterator[pq.ColumnChunkMetaData]:
+    for index in range(row_group.num_columns):
+        chunk = row_group.column(index)
+        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns):
+            yield chunk
+
+
 def _footer(file: Any) -> bytes:
     size = file.seek(0, io.SEEK_END)
+    if not size:
+        raise pa.ArrowInvalid("it is empty")
     tail = _read_end(file, size, min(size, _FIRST_READ))
     length = int.from_bytes(tail[-_TAIL:-4], "little")
     if size < _TAIL + len(_MAGIC) or tail[-4:] != _MAGIC or length > size - _TAIL - len(_MAGIC):

@@ -11,7 +11,7 @@ import pytest
 
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
-from star_batch.pipeline import listing
+from star_batch.pipeline import folders
 from star_batch.pipeline.digests import digest_ids, is_in, joined
 from star_batch.pipeline.plan import ID_COLUMN, QUESTION_COLUMN, InputPlan, plan_input, read_rows
 from star_batch.pipeline.storage import Location
@@ -58,7 +58,7 @@ def test_images_by_their_names_in_order(photos: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO, logger="star_batch"):
         assert ids(plan_input(images(photos))) == FOUND
     [said] = caplog.messages
-    assert said.startswith(f"{photos}: left alone, as no images by their names: ")
+    assert said.startswith(f"{photos}: left out, as no images by their names or for another reason: ")
     assert all(kind in said for kind in (".txt 1", "without a suffix 1"))
 
 
@@ -96,7 +96,7 @@ def test_every_image_is_asked_every_question(photos: Path) -> None:
 
 def test_a_task_takes_along_only_the_names_that_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{tmp_path}/{number:060d}.jpg" for number in range(20_000)]
-    monkeypatch.setattr(listing, "_files", lambda folder: iter(names))
+    monkeypatch.setattr(folders.Walk, "files", lambda *_: iter(names))
     plan = plan_input(images(tmp_path))
     assert plan.num_rows == 20_000
     assert max(len(pickle.dumps(group)) for group in plan.row_groups) < 120_000
@@ -127,7 +127,7 @@ def test_a_template_finds_no_columns(photos: Path) -> None:
 
 
 def test_a_bucket_page_by_page(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_KEYS_PER_PAGE", 2)
+    monkeypatch.setattr(folders, "_KEYS_PER_PAGE", 2)
     options = {"endpoint_url": s3_endpoint}
     for name in [*FOUND, "a/note.txt", "folder/"]:
         Location.of(f"s3://{BUCKET}/photos", options).at(name).write_bytes(png(1))
