@@ -28,6 +28,8 @@ FLOORS = {
     "images": 1,
     "wording": 1,
     "data_uri": 1,
+    "formats": 1,
+    "regular": 1,
     "pruning": 2,
     "models": 2,
     "storage": 2,

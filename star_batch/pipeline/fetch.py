@@ -35,11 +35,15 @@ _HEADERS = {"Accept-Encoding": "identity", "Accept": "image/*", "User-Agent": "s
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An image's bytes, or why there are none; `seconds` it took."""
+    """An image's bytes, or why there are none; `seconds` it took.
+
+    `may_quote`: whether an error may say how they begin. What a row names beyond what is open to it may be anybody's.
+    """
 
     data: bytes | None
     error: RecordError | None = None
     seconds: float = 0.0
+    may_quote: bool = True
 
 
 def fetch_all(urls: Sequence[str], policy: Fetch) -> list[Fetched]:

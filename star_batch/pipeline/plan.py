@@ -35,6 +35,9 @@ ID_COLUMN = "star_batch:id"
 QUESTION_COLUMN = "star_batch:question"
 """The name of the question that a row asks, where there are several."""
 
+FOLDER_COLUMN = "star_batch:folder"
+"""The folder of the Parquet file that a row is from: rows may name the files that are there."""
+
 _SUFFIXES = (".parquet", ".pq", ".parq")
 _FOOTER_THREADS = 16
 _ROWS_PER_READ = 1024
@@ -223,7 +226,14 @@ def read_rows(
         wanted = _take(asked, group, offset * group.fan)
         offset += table.num_rows
         if wanted.num_rows:
-            yield wanted
+            yield wanted if columns is not None else _with_folder(plan, group, wanted)
+
+
+def _with_folder(plan: InputPlan, group: Group, rows: pa.Table) -> pa.Table:
+    if isinstance(group, ImageFiles):
+        return rows
+    folder = _with_scheme(os.path.dirname(group.path), plan.root)
+    return rows.append_column(FOLDER_COLUMN, pa.repeat(pa.scalar(folder, pa.string()), rows.num_rows))
 
 
 def _read_parquet(plan: InputPlan, group: RowGroup, schema: pa.Schema, rows_per_table: int) -> Iterator[pa.Table]:
