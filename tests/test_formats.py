@@ -12,12 +12,8 @@ from star_batch.errors import ImageUnreadable
 from star_batch.formats import begins_as_image
 
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title>"
-DENIED = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>'
-)
-POINTER = (
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0\nsize 12345\n"
-)
+DENIED = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>'
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0\nsize 12345\n"
 
 
 @pytest.mark.parametrize(
