@@ -84,8 +84,11 @@ class Input(_Section):
     it is a file of OpenAI's Batch requests in JSONL, which say for themselves what is asked.
     `id_column`: None derives a stable id from the file's name and the row's place in it.
     `image_column` holds encoded bytes, or a path or URI, or a list of these: several images of one question.
-    `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below the
-    input's own folder are always open to them; what is local never to rows from elsewhere, unless it is named here.
+    `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below a
+    folder given as `path` or below the folder of the row's own file are always open to them (real paths are compared);
+    what is local never to rows from elsewhere, unless it is named here.
+    `max_image_bytes`, `image_seconds`: how large one image may be, wherever it is, and how long one try to read a file
+    or an object may take. What is larger or later becomes an error row. `fetch` has limits of its own.
     `fetch`: which images may come from the web.
     `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`; or ask
     several `questions` about each image, a section or just the words under a name each: rows `<id>#<name>`.
@@ -118,6 +121,8 @@ class Input(_Section):
     duplicates: Literal["refuse", "first"] = "refuse"
     vanished: Literal["refuse", "keep"] = "refuse"
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
+    max_image_bytes: int = Field(default=268_435_456, ge=1)
+    image_seconds: float = Field(default=120.0, gt=0.0)
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
 

@@ -135,7 +135,7 @@ class ImageFormatRefused(ImageError):
 
 
 class ImageTooLarge(ImageError):
-    """More pixels than the limit: a decompression bomb or a scan nobody meant to send."""
+    """More pixels or bytes than the limit: a decompression bomb, or a file nobody meant to send."""
 
     kind = "image_too_large"
 

@@ -8,15 +8,15 @@ import ctypes
 import functools
 import io
 import logging
+import os
 import re
 import warnings
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, _imaging, features
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from star_batch.errors import (
     ImageError,
@@ -26,11 +26,16 @@ from star_batch.errors import (
     ImageTooLarge,
     ImageUnreadable,
 )
+from star_batch.formats import other_format, unlike_an_image
+from star_batch.regular import read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is decoded. Each has its decoder inside Pillow; nothing is handed to another program."""
 
 DEFAULT_MAX_PIXELS = 100_000_000
+
+DEFAULT_MAX_BYTES = 268_435_456
+"""Of a file."""
 
 _WHITE = (255, 255, 255)
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -43,44 +48,21 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# How files of other formats begin, so that a refusal can name them: (offset, bytes, name).
-_OTHER_FORMATS = (
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "EPS"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"8BPS", "PSD"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"\x00\x00\x02\x00", "CUR"),
-    (0, b"icns", "ICNS"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
-    (0, b"qoif", "QOI"),
-    (0, b"DDS ", "DDS"),
-    (0, b"gimp xcf", "XCF"),
-    (0, b"SIMPLE  =", "FITS"),
-    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
-    (40, b" EMF", "EMF"),
-    (0, b"\x59\xa6\x6a\x95", "Sun raster"),
-    (0, b"\x01\xda", "SGI"),
-)
-_PNM = re.compile(rb"P[1-7f][ \t\r\n]")
-_XML_STARTS = (b"<?xml", b"<!--", b"<!DOCTYPE svg", b"<svg")
 
 
 def decode(
-    source: bytes | str | PathLike[str] | Image.Image | None, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    source: bytes | str | PathLike[str] | Image.Image | None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    quote: bool = True,
 ) -> Image.Image:
     """The image in RGB, upright, transparency over white, the first frame of an animation.
 
     `source` is encoded bytes, a local path or a PIL image (left as it is). 16-bit grey is scaled from
     its full range; 32-bit and float grey, which have no fixed white, from their darkest to their
     brightest pixel. `max_pixels` is compared with the header before a pixel is decoded; Pillow's own
-    limit (`2 * Image.MAX_IMAGE_PIXELS`) holds besides.
+    limit (`2 * Image.MAX_IMAGE_PIXELS`) holds besides. Of what is no image the error says how it begins, unless it may
+    not `quote` it.
 
     Safe to call from several threads. Pillow's settings are left as they are; its warnings and
     libtiff's messages on stderr are switched off for the process, as the error says what matters.
@@ -89,13 +71,13 @@ def decode(
         ImageMissing: nothing there, or no bytes.
         ImageFetchFailed: the path cannot be read.
         ImageFormatRefused: an image of a format outside `FORMATS`.
-        ImageTooLarge: more than `max_pixels`.
+        ImageTooLarge: more than `max_pixels`, or a file of more than `DEFAULT_MAX_BYTES`.
         ImageUnreadable: truncated, broken, or no image at all.
     """
     _hush()
     if isinstance(source, Image.Image):
         return _render(_check(source, max_pixels))
-    with _open(_read(source)) as image:
+    with _open(_read(source), quote) as image:
         return _render(_check(image, max_pixels))
 
 
@@ -105,16 +87,15 @@ def _read(source: bytes | str | PathLike[str] | None) -> bytes:
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | PathLike):
-        return _read_file(Path(source))
+        return _read_file(os.fspath(source))
     raise ImageUnreadable(f"expected encoded bytes, a path or an image, not {type(source).__name__}")
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: str) -> bytes:
     try:
-        # A pipe or a device could be read for ever.
-        if path.exists() and not path.is_file():
-            raise ImageFetchFailed(f"{_short(path)}: not a file")
-        data = path.read_bytes()
+        data = read_regular(path, DEFAULT_MAX_BYTES)
+    except ImageError as error:
+        raise type(error)(f"{_short(path)}: {error}") from None
     except OSError as error:
         raise ImageFetchFailed(f"{_short(path)}: {error.strerror or type(error).__name__}") from None
     except ValueError:
@@ -124,11 +105,11 @@ def _read_file(path: Path) -> bytes:
     return data
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, quote: bool) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise _unidentified(data) from None
+        raise _unidentified(data, quote) from None
     except Image.DecompressionBombError:
         raise ImageTooLarge("more pixels than Pillow opens") from None
     except Exception as error:  # see _unreadable
@@ -214,23 +195,11 @@ def _turn(image: Image.Image, orientation: object) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _unidentified(data: bytes) -> ImageError:
-    name = _other_format(data)
+def _unidentified(data: bytes, quote: bool) -> ImageError:
+    name = other_format(data)
     if name is not None:
         return ImageFormatRefused(f"{name} images are not accepted")
-    return ImageUnreadable("not an image, or its header is broken")
-
-
-def _other_format(data: bytes) -> str | None:
-    for offset, magic, name in _OTHER_FORMATS:
-        if data.startswith(magic, offset):
-            return name
-    if _PNM.match(data):
-        return "PNM"
-    if data.startswith(b"ftypavif", 4) and not features.check("avif"):
-        return "AVIF"
-    head = data[:1024].lstrip()
-    return "SVG" if head.startswith(_XML_STARTS) and b"<svg" in head else None
+    return ImageUnreadable(unlike_an_image(data, quote=quote))
 
 
 def _unreadable(error: Exception) -> ImageUnreadable:

@@ -6,7 +6,6 @@ credentials, nothing decompressed. Knows no row and no image.
 """
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Sequence
@@ -19,7 +18,9 @@ from yarl import URL
 
 from star_batch.config import Fetch
 from star_batch.errors import ImageFetchFailed, ImageFetchRefused, ImageTooLarge, RecordError
+from star_batch.pipeline.addresses import is_public
 from star_batch.pipeline.redaction import redacted
+from star_batch.wording import printable
 
 SCHEMES = ("http", "https")
 
@@ -30,34 +31,24 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # As they are, so that what arrives is what `max_bytes` counts.
 _HEADERS = {"Accept-Encoding": "identity", "Accept": "image/*", "User-Agent": "star-batch"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An image's bytes, or why there are none; `seconds` it took."""
+    """An image's bytes, or why there are none; `seconds` it took.
+
+    `may_quote`: whether an error may say how they begin. What a row names beyond what is open to it may be anybody's.
+    """
 
     data: bytes | None
     error: RecordError | None = None
     seconds: float = 0.0
+    may_quote: bool = True
 
 
 def fetch_all(urls: Sequence[str], policy: Fetch) -> list[Fetched]:
     """What is at each URL, some of them at the same time."""
     return asyncio.run(_fetch_all(urls, policy))
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet; one that carries another is judged by both."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        carried += [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)] if ip in _NAT64 else []
-        if not all(is_public(str(inner)) for inner in carried if inner is not None):
-            return False
-        if ip.ipv4_mapped is not None:
-            return True
-    return ip.is_global and not ip.is_multicast
 
 
 class _PrivateAddress(OSError):
@@ -135,7 +126,7 @@ async def _get(session: aiohttp.ClientSession, url: URL, policy: Fetch) -> bytes
                 return url.join(_parse(response.headers["Location"]))
             if response.status != HTTPStatus.OK:
                 kind = _Busy if response.status in _BUSY else ImageFetchFailed
-                raise kind(f"{_shown(url)}: the server says {response.status} {response.reason}")
+                raise kind(f"{_shown(url)}: the server says {response.status} {printable(response.reason, 60)}")
             return await _body(response, url, policy)
     except aiohttp.ClientConnectorError as error:
         if isinstance(error.os_error, _PrivateAddress) or "not a public address" in str(error.os_error):
@@ -166,7 +157,9 @@ def _check(url: URL, policy: Fetch) -> None:
     ImageFetchRefused: the URL is not one of those that may be fetched.
     """
     if url.scheme not in policy.schemes:
-        raise ImageFetchRefused(f"{_shown(url)}: {url.scheme or 'no scheme'} is not one of input.fetch.schemes")
+        raise ImageFetchRefused(
+            f"{_shown(url)}: {printable(url.scheme, 40) or 'no scheme'} is not one of input.fetch.schemes"
+        )
     if url.user is not None or url.password is not None:
         raise ImageFetchRefused(f"{_shown(url)}: credentials do not belong into a URL")
     if not any(_is_allowed(url, host) for host in policy.hosts):
@@ -189,4 +182,4 @@ def _name(url: URL) -> str:
 
 def _shown(url: URL | str) -> str:
     """Without the query, which may hold a signature."""
-    return redacted(str(url).partition("?")[0].partition("#")[0])[:200]
+    return printable(redacted(str(url).partition("?")[0].partition("#")[0]), 200)

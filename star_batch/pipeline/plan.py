@@ -16,6 +16,7 @@ from star_batch.pipeline.columns import unified_schema, wanted_columns
 from star_batch.pipeline.discover import find_files, with_scheme
 from star_batch.pipeline.listing import list_images
 from star_batch.pipeline.planned import (
+    FOLDER_COLUMN,
     ID_COLUMN,
     QUESTION_COLUMN,
     Group,
@@ -31,6 +32,7 @@ from star_batch.pipeline.storage import Location, scheme_of
 from star_batch.wording import printable
 
 __all__ = [
+    "FOLDER_COLUMN",
     "ID_COLUMN",
     "QUESTION_COLUMN",
     "Group",

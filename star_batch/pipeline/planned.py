@@ -5,6 +5,7 @@ it does not depend on how a read is split and a person can find the row again. A
 Where several questions are asked, each row is there once for each of them, as `<id>#<question>`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from star_batch.errors import InputError
 from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_repeated, joined
+from star_batch.pipeline.discover import with_scheme
 from star_batch.pipeline.row_groups import BYTES_PER_TABLE, read_group
 from star_batch.pipeline.storage import Location
 from star_batch.wording import printable
@@ -26,6 +28,9 @@ ID_COLUMN = "star_batch:id"
 
 QUESTION_COLUMN = "star_batch:question"
 """The name of the question that a row asks, where there are several."""
+
+FOLDER_COLUMN = "star_batch:folder"
+"""The folder of the Parquet file that a row is from: rows may name the files that are there."""
 
 _THREADS = 16
 _ROWS_PER_TABLE = 1024
@@ -178,7 +183,15 @@ def read_rows(
         ids = _ids(plan, group, offset, table)
         offset += table.num_rows
         if len(rows):
-            yield _asked(plan, table.add_column(0, ID_COLUMN, ids), rows, questions)
+            asked = _asked(plan, table.add_column(0, ID_COLUMN, ids), rows, questions)
+            yield asked if columns is not None else _with_folder(plan, group, asked)
+
+
+def _with_folder(plan: InputPlan, group: Group, rows: pa.Table) -> pa.Table:
+    if isinstance(group, ImageFiles):
+        return rows
+    folder = with_scheme(os.path.dirname(group.path), plan.root)
+    return rows.append_column(FOLDER_COLUMN, pa.repeat(pa.scalar(folder, pa.string()), rows.num_rows))
 
 
 def _rows_until_the_last(group: Group) -> int:

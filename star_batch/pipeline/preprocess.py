@@ -27,7 +27,7 @@ from star_batch.errors import (
 )
 from star_batch.options import Decoding
 from star_batch.pipeline.fetch import Fetched
-from star_batch.pipeline.plan import ID_COLUMN, QUESTION_COLUMN
+from star_batch.pipeline.plan import FOLDER_COLUMN, ID_COLUMN, QUESTION_COLUMN
 from star_batch.pipeline.sources import Sources
 from star_batch.pipeline.template import Template
 from star_batch.records import Picture, Record
@@ -87,8 +87,8 @@ class Preprocess:
     def __call__(self, rows: pa.Table, deadly: str | None = None) -> pa.Table:
         """With a reason why the rows' images are `deadly`, they are not touched."""
         templates = {name: Template.parse(question.prompt) for name, question in self.input.asked.items()}
-        pictures = self._pictures(rows[self.input.image_column].to_pylist(), deadly)
-        columns = [name for name in rows.column_names if name != self.input.image_column]
+        pictures = self._pictures(rows, deadly)
+        columns = [name for name in rows.column_names if name not in (self.input.image_column, FOLDER_COLUMN)]
         prepared = [
             _Row(self.input, templates, row, shown).prepare()
             for row, shown in zip(rows.select(columns).to_pylist(), pictures, strict=True)
@@ -99,13 +99,17 @@ class Preprocess:
             table = table.append_column(kept_field, rows[kept_field.name.removeprefix(_KEPT)])
         return table
 
-    def _pictures(self, rows: Sequence[Any], deadly: str | None) -> list[list["_Picture"]]:
+    def _pictures(self, rows: pa.Table, deadly: str | None) -> list[list["_Picture"]]:
         """The images of each row, which holds one or a list of them."""
         preprocessor = self.load()
         if deadly is not None:
-            return [[_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)]] * len(rows)
-        several = [row if isinstance(row, list) else [row] for row in rows]
-        fetched = self.sources.read_all([source for row in several for source in row])
+            return [[_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)]] * rows.num_rows
+        several = [row if isinstance(row, list) else [row] for row in rows[self.input.image_column].to_pylist()]
+        folders = rows[FOLDER_COLUMN].to_pylist() if FOLDER_COLUMN in rows.column_names else [None] * rows.num_rows
+        fetched = self.sources.read_all(
+            [source for row in several for source in row],
+            [folder for row, folder in zip(several, folders, strict=True) for _ in row],
+        )
         shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
         each = iter(fetched)
         return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
@@ -144,7 +148,10 @@ class _Picture:
     def _decode(self) -> dict[str, object]:
         if not self._fetched.data:
             raise ImageMissing("no image")
-        picture = self._preprocessor.picture(images.decode(self._fetched.data, max_pixels=self._input.max_image_pixels))
+        image = images.decode(
+            self._fetched.data, max_pixels=self._input.max_image_pixels, quote=self._fetched.may_quote
+        )
+        picture = self._preprocessor.picture(image)
         return {"pixels": picture.views.tobytes(), "shape": picture.views.shape, "size": picture.size}
 
 

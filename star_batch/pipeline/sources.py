@@ -1,61 +1,87 @@
-"""Where rows' images come from: bytes in the row, a file, or the web; and what a row may name. Decodes nothing.
+"""Where rows' images come from: bytes in the row, a file, or the web. Decodes no image.
 
-A row is not trusted to name just any file. Files below the input's own folder are open to it. Beyond that, without
-`image_roots`, an input on this machine may name whatever its user can read, here or in an object store, and an input
-from elsewhere whatever is in an object store; with `image_roots`, files below those and no others.
+Bytes may also stand in the row as text, as a `data:` URI or as base64. Everything else names something, which the row
+is not trusted to do: see `files` and `fetch`.
 """
 
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from star_batch.config import Input
-from star_batch.errors import ConfigError, ImageFetchFailed, ImageFetchRefused, ImageMissing, RecordError
+from star_batch.data_uri import decode_base64, decode_data_uri, is_data_uri
+from star_batch.errors import ImageError, ImageFetchRefused, ImageMissing, ImageTooLarge, ImageUnreadable
+from star_batch.formats import begins_as_image
 from star_batch.pipeline.fetch import SCHEMES, Fetched, fetch_all
+from star_batch.pipeline.files import Files, NamedFile
 from star_batch.pipeline.redaction import redacted
-from star_batch.pipeline.storage import STORAGE_ERRORS, Location, explain, scheme_of
+from star_batch.pipeline.storage import Location, scheme_of
+from star_batch.wording import printable
 
-_THREADS = 16
-_STORES = ("s3", "gs")
+# The smallest image of one pixel is longer, and so is no path on any system.
+_SHORTEST_BASE64, _LONGEST_PATH = 48, 4096
+
+
+class _Page(NamedTuple):
+    url: str
+
+
+_Wanted: TypeAlias = Fetched | NamedFile | _Page
+"""What a row has: the image itself (or nothing that could become one), or what it names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What the image column holds, made into bytes; `root` is the input's folder, `roots` what else is open."""
+    """What the image column holds, made into bytes."""
 
     input: Input
-    root: Location
-    roots: tuple[str, ...] | None
+    files: Files
 
     @classmethod
     def of(cls, input: Input, root: Location) -> Self:
-        """Paths are understood here, as other processes may run in another folder.
+        """`root`: what names are relative to.
 
         Raises:
             ConfigError: one of `image_roots` is no place.
         """
-        roots = input.image_roots
-        return cls(input=input, root=root, roots=None if roots is None else tuple(Location.of(r).url for r in roots))
+        return cls(input=input, files=Files.of(input, root))
 
-    def read_all(self, sources: Sequence[Any]) -> list[Fetched]:
-        """The encoded image of each row, or why there is none. What several rows name is read once."""
-        named = [_named(source) for source in sources]
-        distinct = list(dict.fromkeys(named))
-        found = dict(zip(distinct, self._read_distinct(distinct), strict=True))
-        return [found[name] for name in named]
+    def read_all(self, sources: Sequence[Any], folders: Sequence[str | None] | None = None) -> list[Fetched]:
+        """The encoded image of each row, or why there is none. What several rows name is read once.
 
-    def _read_distinct(self, named: Sequence[bytes | str | None]) -> Iterator[Fetched]:
-        paths = [name for name in named if isinstance(name, str) and not self._is_web(name)]
-        urls = [name for name in named if isinstance(name, str) and self._is_web(name)]
-        files, pages = iter(self._read_files(paths)), iter(self._fetch(urls))
-        for name in named:
-            if not isinstance(name, str):
-                yield Fetched(name, None if name else ImageMissing("no image"))
-            else:
-                yield next(pages if self._is_web(name) else files)
+        Args:
+            sources: What the image column holds.
+            folders: Those of the files that the rows are from.
+        """
+        near = folders if folders is not None else [None] * len(sources)
+        wanted = [self._wanted(source, folder) for source, folder in zip(sources, near, strict=True)]
+        distinct = list(dict.fromkeys(wanted))
+        files = [each for each in distinct if isinstance(each, NamedFile)]
+        pages = [each for each in distinct if isinstance(each, _Page)]
+        found: dict[_Wanted, Fetched] = {each: each for each in distinct if isinstance(each, Fetched)}
+        found |= zip(files, self.files.read_all(files), strict=True)
+        found |= zip(pages, self._fetch([page.url for page in pages]), strict=True)
+        return [found[each] for each in wanted]
+
+    def _wanted(self, source: Any, folder: str | None) -> _Wanted:
+        try:
+            value = _value(source)
+            data = value if isinstance(value, bytes) else None
+            if self.input.kind != "images":
+                data = _written(value) or data
+            if data is not None:
+                return Fetched(self._checked(data))
+        except ImageError as error:
+            return Fetched(None, error)
+        assert isinstance(value, str)
+        return _Page(value) if self._is_web(value) else NamedFile(value, folder)
+
+    def _checked(self, data: bytes) -> bytes:
+        if len(data) > self.input.max_image_bytes:
+            raise ImageTooLarge(
+                f"{len(data):,} bytes; the limit is {self.input.max_image_bytes:,} (input.max_image_bytes)"
+            )
+        return data
 
     def _is_web(self, name: str) -> bool:
         return self.input.kind == "parquet" and "://" in name and scheme_of(name) in SCHEMES
@@ -64,82 +90,52 @@ class Sources:
         policy = self.input.fetch
         if policy is None:
             reason = "images are not fetched from the web unless input.fetch names their hosts"
-            return [Fetched(None, ImageFetchRefused(f"{redacted(url.partition('?')[0])}: {reason}")) for url in urls]
+            return [Fetched(None, ImageFetchRefused(f"{_without_query(url)}: {reason}")) for url in urls]
         return fetch_all(urls, policy) if urls else []
 
-    def _read_files(self, paths: Sequence[str]) -> list[Fetched]:
-        if not paths:
-            return []
-        with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(self._read_file, paths))
 
-    def _read_file(self, path: str) -> Fetched:
-        started = time.perf_counter()
-        try:
-            data, error = self._read(path), None
-        except RecordError as failure:
-            data, error = None, failure
-        return Fetched(data, error, time.perf_counter() - started)
+def _value(source: Any) -> bytes | str:
+    """Bytes that are there already, or text; Hugging Face's datasets write a pair of both.
 
-    def _read(self, path: str) -> bytes:
-        location = self._locate(path)
-        try:
-            data = location.read_bytes()
-        except (*STORAGE_ERRORS, ValueError) as error:  # a name that none can have, such as one with a null byte
-            raise ImageFetchFailed(f"{location.shown}: {explain(error, location.options)}") from None
-        if not data:
-            raise ImageMissing(f"{location.shown}: empty")
-        return data
-
-    def _locate(self, path: str) -> Location:
-        if "::" in path:  # fsspec's own way to name a file inside of another, or on another file system
-            raise ImageFetchRefused(f"{redacted(path)}: '::' is not taken in the name of an image")
-        is_relative = self.input.kind == "images" or ("://" not in path and not path.startswith("/"))
-        location = _without_climbing(self.root.at(path) if is_relative else self._elsewhere(path))
-        if not self._may_name(location):
-            raise ImageFetchRefused(f"{location.shown}: {self._why_not()}")
-        return location
-
-    def _elsewhere(self, path: str) -> Location:
-        """The input's options serve its own file system only."""
-        if scheme_of(path) not in ("file", *_STORES):
-            raise ImageFetchRefused(f"{redacted(path)}: {scheme_of(path)}:// is not a file system for images")
-        options = self.root.options if scheme_of(path) == scheme_of(self.root.url) else {}
-        try:
-            return Location.of(path, options, retry_seconds=self.root.retry_seconds)
-        except ConfigError as error:
-            raise ImageFetchRefused(str(error)) from None
-
-    def _may_name(self, location: Location) -> bool:
-        if _is_below(location.url, self.root.url):
-            return True
-        if self.roots is not None:
-            return any(_is_below(location.url, root) for root in self.roots)
-        return self.root.is_local or scheme_of(location.url) in _STORES
-
-    def _why_not(self) -> str:
-        if self.input.image_roots is None:
-            return "an input from elsewhere may not name files of this machine; input.image_roots can allow some"
-        return "is not below one of input.image_roots"
-
-
-def _named(source: Any) -> bytes | str | None:
-    """Bytes that are there already, or a path; Hugging Face's datasets write a pair of both."""
+    Raises:
+        ImageMissing: neither.
+    """
     if isinstance(source, Mapping):
         source = source.get("bytes") or source.get("path")
-    if isinstance(source, str) and not source.strip():
+    if not isinstance(source, bytes | str) or not source.strip():
+        raise ImageMissing("no image")
+    return source
+
+
+def _written(value: bytes | str) -> bytes | None:
+    """The bytes that stand there as text.
+
+    Raises:
+        ImageMissing: none.
+        ImageUnreadable: as broken text.
+    """
+    head = value[:256].decode("latin-1") if isinstance(value, bytes) else value[:256]
+    if not (is_data_uri(head) or _begins_as_base64(head)):
         return None
-    return source if isinstance(source, bytes | str) else None
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    try:
+        data = decode_data_uri(text) if is_data_uri(head) else decode_base64(text)
+    except ValueError as error:
+        if len(text) <= _LONGEST_PATH and not is_data_uri(head):
+            return None  # a path, by chance
+        raise ImageUnreadable(f"{printable(text, 60)}: {error}") from None
+    if not data:
+        raise ImageMissing(f"{printable(text, 60)}: no image")
+    return data
 
 
-def _without_climbing(location: Location) -> Location:
-    """The same place without `..` on its way; a store would look for an object of that very name, or would not."""
-    if ".." not in location.url.split("/"):
-        return location
-    if not location.is_local:
-        raise ImageFetchRefused(f"{location.shown}: '..' is not taken in the name of an image")
-    return replace(location, url=os.path.normpath(location.url))
+def _begins_as_base64(head: str) -> bool:
+    letters = "".join(head.split())[:_SHORTEST_BASE64]
+    try:
+        return len(letters) == _SHORTEST_BASE64 and begins_as_image(decode_base64(letters))
+    except ValueError:
+        return False
 
 
-def _is_below(url: str, root: str) -> bool:
-    return url.startswith(root.rstrip("/") + "/")
+def _without_query(url: str) -> str:
+    return printable(redacted(url.partition("?")[0]))

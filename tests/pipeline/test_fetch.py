@@ -1,6 +1,5 @@
 """Fetching from a server on this machine, which is what it must not reach unless it is told to."""
 
-import ipaddress
 import socket
 import threading
 import time
@@ -10,11 +9,9 @@ from typing import Any
 
 import aiohttp.resolver
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from star_batch.config import Fetch
-from star_batch.pipeline.fetch import fetch_all, is_public
+from star_batch.pipeline.fetch import fetch_all
 from tests.pipeline.samples import png
 
 BODY = png(1)
@@ -202,30 +199,3 @@ def test_hosts(url: str, hosts: list[str], is_allowed: bool, monkeypatch: pytest
     data, kind, _ = fetch(url, hosts=hosts)
     assert data == (BODY if is_allowed else None)
     assert is_allowed or kind in ("image_fetch_refused", "image_fetch_failed")
-
-
-NOT_PUBLIC = """
-10.1.2.3 127.0.0.1 169.254.169.254 172.16.0.1 192.168.0.1 100.64.0.1 0.0.0.0 224.0.0.1
-::1 :: fe80::1 fe80::1%1 fc00::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1
-2002:7f00:1:: 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 2001:0:7f00:1::
-"""
-
-
-@pytest.mark.parametrize("address", NOT_PUBLIC.split())
-def test_addresses_that_are_not_public(address: str) -> None:
-    assert not is_public(address)
-
-
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
-)
-def test_addresses_that_are(address: str) -> None:
-    assert is_public(address)
-
-
-@given(st.ip_addresses(v=4))
-def test_an_address_carried_by_another_is_judged_itself(address: ipaddress.IPv4Address) -> None:
-    carriers = [f"::ffff:{address}", str(ipaddress.IPv6Address((0x64FF9B << 96) | int(address)))]
-    for carrier in carriers:
-        assert is_public(carrier) == is_public(str(address))
-    assert not is_public(str(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80)))) or is_public(str(address))
