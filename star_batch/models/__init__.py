@@ -13,7 +13,6 @@ from star_batch.models.llava import Llava
 from star_batch.models.llava_next import LlavaNext
 from star_batch.models.preprocessor import Preprocessor, Prompt
 from star_batch.models.qwen_vl import Qwen2_5VL, Qwen2VL
-from star_batch.models.weights import check_files
 
 FAMILIES: dict[str, type[Llava | Qwen2VL]] = {
     "llava": Llava,
@@ -50,8 +49,7 @@ def check(checkpoint: Checkpoint) -> Generation:
         ModelError: the checkpoint cannot be loaded.
     """
     config = checkpoint.config()
-    family_of(checkpoint, config)
-    check_files(checkpoint)
+    family_of(checkpoint, config).check_weights(checkpoint, config)
     Preprocessor.from_checkpoint(checkpoint)
     return generation_of(checkpoint, config)
 

@@ -11,7 +11,7 @@ from star_batch.models.base import Rotary
 from star_batch.models.checkpoint import Checkpoint, opening, quiet_loading
 from star_batch.models.packing import pack_linears
 from star_batch.models.preprocessor import Normalisation
-from star_batch.models.weights import check_files, check_finite, check_report
+from star_batch.models.weights import check_files, check_finite, check_report, check_size
 
 # These rescale their tables by the longest position in the batch: an answer would depend on its neighbours.
 _BATCH_DEPENDENT_ROTARY = ("dynamic", "longrope")
@@ -75,13 +75,14 @@ class Adapter:
         Raises:
             ModelError: the weights are missing, unreadable or not finite.
         """
-        check_files(checkpoint)
+        cls.check_weights(checkpoint, checkpoint.config())
         with opening(checkpoint, "its weights cannot be read"), quiet_loading():
             model, report = cls.library.from_pretrained(
                 checkpoint.source,
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, by name
                 attn_implementation=cls.attentions(attention),
                 **checkpoint.arguments,
             )
@@ -89,6 +90,16 @@ class Adapter:
             model = model.eval().requires_grad_(False).to(device)
             check_finite(checkpoint, model)
             return cls(model, normalisation)
+
+    @classmethod
+    def check_weights(cls, checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+        """What a local checkpoint's files tell before any of them is read.
+
+        Raises:
+            ModelError: they are missing, broken, or too few for the configuration.
+        """
+        check_files(checkpoint)
+        check_size(checkpoint, cls.library, config, cls.attentions("eager"))
 
     @classmethod
     def attentions(cls, decoder: str) -> dict[str, str]:

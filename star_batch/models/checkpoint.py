@@ -76,11 +76,14 @@ class Checkpoint:
             raise ModelError(
                 f"{self.shown}: revision={printable(self.revision)!r} belongs to a hub id, not to a directory"
             )
-        if Path(self.source, "adapter_config.json").exists():
+        folder = Path(self.source)
+        if (folder / "adapter_config.json").exists():
             raise ModelError(
                 f"{self.shown}: holds an adapter (adapter_config.json), which is not applied; merge it into its model "
                 "by peft's merge_and_unload(), save_pretrained() that, and give the new folder"
             )
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{self.shown}: is no checkpoint: there is no config.json in it")
 
     def _check_format(self, values: dict[str, Any]) -> None:
         """What the library would take for something else, or for code that it should run."""
@@ -133,12 +136,14 @@ def opening(checkpoint: Checkpoint, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars, which are a terminal's noise in every actor."""
-    was_on = transformers_logging.is_progress_bar_enabled()
+    """Without transformers' progress bars and tables, which are a terminal's noise in every actor."""
+    was_on, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if was_on:
             transformers_logging.enable_progress_bar()
 

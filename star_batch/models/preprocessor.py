@@ -128,12 +128,12 @@ class Preprocessor:
         """By ids: a token that the tokenizer does not know looks like any other text.
 
         Raises:
-            ModelError: the model and the tokenizer do not mean the same token.
+            ValueError: the model and the tokenizer do not mean the same token.
         """
         found = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token is not None else None
         alone = self.answer_ids(self.image_token) if found is not None else ()
         if found != image_id or alone != (image_id,):
-            raise ModelError(
+            raise ValueError(
                 f"the image token is {image_id} to the model, and the tokenizer makes {list(alone)[:8]} of "
                 f"{printable(repr(self.image_token), 80)}; these files do not belong together"
             )

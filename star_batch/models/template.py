@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from star_batch.errors import ModelError
 from star_batch.models import rendering
 from star_batch.models.checkpoint import first_line
 
@@ -22,11 +21,11 @@ logger = logging.getLogger(__name__)
 Why: TypeAlias = Callable[[str], str | None]
 """Why a template cannot be used; None if it can."""
 
-_NO_END = f"its chat template takes over {rendering.SECONDS} s to render"
+_NO_END = f"it takes over {rendering.SECONDS} s to render"
 _REASONS = {
-    rendering.NO_TEMPLATE: "its chat template is no Jinja template",
-    rendering.TOO_LONG: f"its chat template makes more than {rendering.LONGEST:,} characters of a short question",
-    rendering.TOO_MUCH_MEMORY: f"its chat template needs more than {rendering.MEMORY >> 20:,} MiB",
+    rendering.NO_TEMPLATE: "it is no Jinja template",
+    rendering.TOO_LONG: f"it makes more than {rendering.LONGEST:,} characters of a short question",
+    rendering.TOO_MUCH_MEMORY: f"it needs more than {rendering.MEMORY >> 20:,} MiB",
 }
 _WALL_SECONDS = 120.0  # a busy machine gives a process its seconds late
 
@@ -43,7 +42,7 @@ def choose_template(brought: Iterable[object], why_not: Why) -> tuple[str | None
     `brought` in the library's order: of each source a template, several by name, or None.
 
     Raises:
-        ModelError: one of them does not end, or is none.
+        ValueError: one of them does not end, or is none.
     """
     reasons: list[str] = []
     for template in dict.fromkeys(_one_of_each(brought, reasons)):
@@ -69,7 +68,7 @@ def check_ends(template: str, special_tokens: str) -> None:
     """Renders a short question in a process of its own; `special_tokens` are the tokenizer's, as JSON.
 
     Raises:
-        ModelError: it takes too long, needs or makes too much, or is no template.
+        ValueError: it takes too long, needs or makes too much, or is no template.
     """
     variables = {"messages": messages_of("What is it?", 1), "tools": None, "documents": None}
     both = json.loads(special_tokens) | variables | {"add_generation_prompt": True}
@@ -82,10 +81,10 @@ def check_ends(template: str, special_tokens: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(_NO_END) from None
+        raise ValueError(_NO_END) from None
     if done.returncode < 0:
-        raise ModelError(_NO_END)
+        raise ValueError(_NO_END)
     if done.returncode in _REASONS:
-        raise ModelError(_REASONS[done.returncode])
+        raise ValueError(_REASONS[done.returncode])
     if done.returncode:
         logger.warning("the chat template could not be tried out: %s", first_line(OSError(done.stderr.decode()[-300:])))

@@ -5,13 +5,16 @@ Safetensors only: other formats run code when they are read. Knows no family.
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedConfig
 
 from star_batch.errors import ModelError
 from star_batch.models.checkpoint import Checkpoint, opening
@@ -41,6 +44,34 @@ def check_files(checkpoint: Checkpoint) -> None:
                 safe_open(folder / name, framework="pt"),
             ):
                 pass
+
+
+def check_size(checkpoint: Checkpoint, library: Any, config: PreTrainedConfig, attentions: Mapping[str, str]) -> None:
+    """That a local checkpoint's files hold about as many numbers as its configuration describes.
+
+    Where a configuration leaves something out, the library takes that of some large model, and makes room for it.
+
+    Raises:
+        ModelError: they hold less than half.
+    """
+    if not checkpoint.is_local or getattr(config, "quantization_config", None):
+        return
+    with opening(checkpoint, "its configuration does not make a model"), torch.device("meta"):
+        model = library._from_config(deepcopy(config), attn_implementation=dict(attentions))
+    wanted = sum(weight.numel() for weight in model.parameters())
+    folder = Path(checkpoint.source)
+    with opening(checkpoint, "its weights cannot be read"):
+        held = sum(_num_numbers(folder / name) for name in _file_names(checkpoint, folder))
+    if 2 * held < wanted:
+        raise ModelError(
+            f"{checkpoint.shown}: its configuration describes {wanted:,} weights, and its files hold {held:,}; "
+            "something is missing in one of them"
+        )
+
+
+def _num_numbers(file: Path) -> int:
+    with safe_open(file, framework="pt") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def _file_names(checkpoint: Checkpoint, folder: Path) -> list[str]:
