@@ -17,6 +17,7 @@ from star_batch.forecast.forecast import Forecast, Pace
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.forecast.wishes import Wishes
+from star_batch.forecast.words import lines
 from star_batch.metrics import EngineStats
 from star_batch.models import Checkpoint
 from star_batch.options import Decoding
