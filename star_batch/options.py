@@ -16,6 +16,7 @@ EarlyScores = Literal["encoder", "features"]
 Positions = Literal["original", "compact"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_HIGHEST_PENALTY = 100.0
 _LOWEST_TEMPERATURE = 0.001  # below it, dividing the logits overflows
 
 # Read by pydantic when these classes are fields of a configuration; costs no import here.
@@ -148,6 +149,9 @@ class Decoding:
     """How answers are decoded. Greedy at temperature 0.
 
     With a temperature, a row's draws depend on `seed`, its id and the step alone: never on its batch.
+    `repetition_penalty`: above 1.0, tokens of the prompt and of the answer so far become less likely; None is what the
+    checkpoint's generation settings say. It comes before the temperature, and does not weigh choices.
+    `stop`: strings that end an answer and are not part of it; a special token may be one.
 
     Raises:
         ConfigError: a value is out of range.
@@ -160,6 +164,7 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         _require(is_count(self.max_new_tokens), f"max_new_tokens={self.max_new_tokens!r}: give 1 or more")
@@ -168,6 +173,12 @@ class Decoding:
         _require(is_warm, f"temperature={hot!r}: give 0.0 (greedy), or {_LOWEST_TEMPERATURE} or more")
         _require(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share up to 1.0")
         _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        penalty = self.repetition_penalty
+        is_penalty = penalty is None or (_is_number(penalty) and 0.0 < penalty <= _HIGHEST_PENALTY)
+        _require(
+            is_penalty,
+            f"repetition_penalty={penalty!r}: give a number above 0.0 up to {_HIGHEST_PENALTY}, such as 1.05",
+        )
         is_list = isinstance(self.stop, tuple | list) and all(isinstance(stop, str) and stop for stop in self.stop)
         _require(is_list, f"stop={self.stop!r}: give a list of strings, none of them empty")
 

@@ -37,6 +37,7 @@ from star_batch.metrics import EngineStats, Readings, Summary
 from star_batch.models import Preprocessor
 from star_batch.options import Decoding, is_count
 from star_batch.pipeline import Backend, Progress, run
+from star_batch.pipeline.fingerprint import Generation
 from star_batch.records import Answer, Record
 
 ALLOWED_LOSS = 0.05
@@ -157,7 +158,9 @@ def _measure(options: ScaleOptions, actors: int, folder: Path) -> Point:
     watch = _Watch()
     with TemporaryDirectory() as notes:
         engine = functools.partial(load_sleeping, rate=options.rate, folder=notes)
-        backend = Backend(engine=engine, preprocessor=load_preprocessor, identify=identify)
+        backend = Backend(
+            engine=engine, preprocessor=load_preprocessor, identify=identify, generation=lambda _: Generation()
+        )
         with watch.running():
             summary = run(_job(options, actors, folder), on_progress=watch.on_progress, backend=backend)
         turns = [_read_turns(file) for file in Path(notes).iterdir()]

@@ -31,8 +31,9 @@ from star_batch.models import (
     choose_device,
     choose_dtype,
     family_of,
+    generation_of,
 )
-from star_batch.models.checkpoint import first_line, quiet_loading
+from star_batch.models.checkpoint import opening, quiet_loading
 from star_batch.models.llava import Llava
 from star_batch.options import Dtype
 
@@ -102,21 +103,18 @@ def _from_checkpoint(checkpoint: Checkpoint, dtype: Dtype, device: torch.device)
     if family is not Llava:
         raise ModelError(f"{checkpoint.name}: is measured against generate for LLaVA-1.5 only")
     preprocessor = Preprocessor.from_checkpoint(checkpoint)
-    try:
-        with quiet_loading():
-            model = AutoModelForImageTextToText.from_pretrained(
-                checkpoint.source,
-                dtype=choose_dtype(dtype, config, device),
-                use_safetensors=True,
-                **checkpoint.arguments,
-            )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{checkpoint.name}: its weights cannot be read: {first_line(error)}") from error
+    with opening(checkpoint, "its weights cannot be read"), quiet_loading():
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.source,
+            dtype=choose_dtype(dtype, config, device),
+            use_safetensors=True,
+            **checkpoint.arguments,
+        )
     return Subject(
         name=checkpoint.name,
         model=model.eval().requires_grad_(False).to(device),
         preprocessor=preprocessor,
-        stop_ids=checkpoint.stop_ids() or preprocessor.stop_ids,
+        stop_ids=generation_of(checkpoint, config).stop_ids or preprocessor.stop_ids,
         num_visual=family.num_visual_of(config),
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from star_batch.engine.finish import Decode, extend
+from star_batch.engine.repetition import Repetition
 from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
 from star_batch.engine.scheduler import Scheduler
@@ -21,12 +22,20 @@ class Core:
     """Sequences in by `add`, finished sequences out of `step`."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, stats: EngineStats, *, stop_ids: frozenset[int], decode: Decode
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        stats: EngineStats,
+        *,
+        stop_ids: frozenset[int],
+        repetition: Repetition,
+        decode: Decode,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._stats = stats
         self._stop_ids = stop_ids
+        self._repetition = repetition
         self._decode = decode
         self._readings = Readings()
         self._unseen: deque[Sequence] = deque()
@@ -178,6 +187,7 @@ class Core:
         return self._run(phase, sequences[:middle]) + self._run(phase, sequences[middle:])
 
     def _extend(self, sequences: list[Sequence], logits: Tensor) -> None:
+        self._repetition.penalise(logits, sequences)
         tokens = next_tokens(logits, sequences, self._stop_ids)
         for sequence, token in zip(sequences, tokens, strict=True):
             for image in sequence.images:

@@ -5,25 +5,23 @@ rows of all windows form batches together. Knows no Ray, no table and no storage
 """
 
 import threading
-import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from itertools import islice
 
-import torch
-
 from star_batch.engine import kv_cache
 from star_batch.engine.allocator import keep_memory
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.core import Core
-from star_batch.engine.finish import answer_of
-from star_batch.engine.inbox import Arrival, Inbox, Ticket, Window, fail_all
+from star_batch.engine.inbox import Inbox, Ticket, Window
 from star_batch.engine.intake import Intake
+from star_batch.engine.loop import Loop
+from star_batch.engine.repetition import Repetition
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
-from star_batch.engine.sequence import Sequence
 from star_batch.engine.threads import on_passing_thread
 from star_batch.errors import ConfigError, RecordError, StarBatchError
 from star_batch.metrics import EngineStats, Readings
@@ -34,8 +32,8 @@ from star_batch.models import (
     choose_device,
     choose_dtype,
     family_of,
+    generation_of,
 )
-from star_batch.models.attention import lasting_kernels
 from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
 from star_batch.pruning import PruningPlan, make_plan
 from star_batch.records import Answer, Record
@@ -45,13 +43,13 @@ _PREFILL_TOKENS = {"cpu": 2048}
 # A selection is hundreds of small kernels, whether for one image or for many: a GPU gets many.
 _VISION_BATCH = {"cpu": 8, "cuda": 64}
 _TYPICAL_TEXT = 256  # prompt and answer tokens that the KV cache is sized for; longer rows take more pages
-_LONGEST_WAIT = 1.0  # then the wait is counted, so that whoever reads sees an engine that has nothing to do
 
 
 class Engine:
     """A token-pruned vision-language model that answers records in batches.
 
-    Made by `Engine.from_pretrained`; `close()` it, or use it as a context manager, to end its thread.
+    Made by `Engine.from_pretrained`; `close()` it, or use it as a context manager, to end its thread. An engine that
+    is dropped finishes what was submitted and ends by itself.
     """
 
     def __init__(
@@ -61,17 +59,19 @@ class Engine:
         plan: PruningPlan,
         *,
         stop_ids: frozenset[int],
+        repetition_penalty: float = 1.0,
         options: EngineOptions,
         scheduler: Callable[[Budget], Scheduler] = Scheduler,
     ) -> None:
         if model.device.type == "cpu":
             keep_memory()
         self.plan = plan
-        self._device = model.device
         self._stats = EngineStats()
         self._max_rows = options.max_rows
         budget, cache = on_passing_thread(lambda: _memory(model, plan, preprocessor, options))
-        self._intake = Intake(model, preprocessor, plan, budget, can_stop=bool(stop_ids))
+        self._intake = Intake(
+            model, preprocessor, plan, budget, can_stop=bool(stop_ids), repetition_penalty=repetition_penalty
+        )
         runner = Runner(
             model,
             plan,
@@ -81,13 +81,20 @@ class Engine:
             vision_batch=options.vision_batch or _VISION_BATCH[model.device.type],
             share_prefix=options.share_prefix,
         )
-        self._core = Core(scheduler(budget), runner, self._stats, stop_ids=stop_ids, decode=preprocessor.decode)
+        self._core = Core(
+            scheduler(budget),
+            runner,
+            self._stats,
+            stop_ids=stop_ids,
+            repetition=Repetition(preprocessor.image_id),
+            decode=preprocessor.decode,
+        )
         self._inbox = Inbox()
-        self._tickets: dict[Sequence, Ticket] = {}
-        self._is_closing = False
-        self._idle_seconds = 0.0
-        self._thread = threading.Thread(target=self._run, name="star-batch-engine", daemon=True)
-        self._thread.start()
+        self._loop = Loop(self._core, self._inbox, model.device)
+        self._thread = self._loop.start()
+        # Dropped without `close()`, it ends its thread all the same; at the program's end that is nobody's business.
+        ending = StarBatchError("the engine was dropped")
+        weakref.finalize(self, self._inbox.close, ending).atexit = False
 
     @classmethod
     def from_pretrained(
@@ -119,6 +126,7 @@ class Engine:
         plan = make_plan(pruning or Pruning(), layers, num_visual, family.num_axes)
         target = choose_device(device)
         preprocessor = Preprocessor.from_checkpoint(checkpoint)
+        generation = generation_of(checkpoint, config)
         loaded = on_passing_thread(
             lambda: family.load(
                 checkpoint,
@@ -128,8 +136,14 @@ class Engine:
                 attention=ATTENTION,
             )
         )
-        stop_ids = checkpoint.stop_ids() or preprocessor.stop_ids
-        return cls(loaded, preprocessor, plan, stop_ids=stop_ids, options=options or EngineOptions())
+        return cls(
+            loaded,
+            preprocessor,
+            plan,
+            stop_ids=generation.stop_ids or preprocessor.stop_ids,
+            repetition_penalty=generation.repetition_penalty,
+            options=options or EngineOptions(),
+        )
 
     def answer(
         self, records: Iterable[Record], *, max_new_tokens: int | None = None, decoding: Decoding | None = None
@@ -175,7 +189,7 @@ class Engine:
 
     def readings(self) -> Readings:
         """What it holds now, its steps, and the time without any. Safe to call from any thread."""
-        return self._core.readings() + Readings(idle_seconds=self._idle_seconds)
+        return self._core.readings() + Readings(idle_seconds=self._loop.idle_seconds)
 
     def close(self) -> None:
         """Finish what was submitted and end the thread; what is submitted from now on fails."""
@@ -188,45 +202,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @torch.inference_mode()
-    def _run(self) -> None:
-        """The engine's thread: take what was submitted, step until all is done, wait for more."""
-        try:
-            if self._device.type == "cuda":  # a thread begins on the first one, and graphs and kernels stay on it
-                torch.cuda.set_device(self._device)
-            with lasting_kernels(self._device):
-                self._work()
-        except BaseException as error:  # whatever it is, no caller may wait for ever
-            self._inbox.close(error)
-            fail_all(self._tickets.values(), error)
-            fail_all((ticket for _, ticket in self._inbox.drain()), error)
-
-    def _work(self) -> None:
-        while self._receive():
-            for sequence in self._core.step():
-                ticket = self._tickets.pop(sequence)
-                ticket.window.put(ticket.index, answer_of(sequence))
-
-    def _receive(self) -> bool:
-        """Take in all that has arrived; waits a moment, but only when idle. False once closed and idle."""
-        while not self._is_closing:
-            arrivals = self._wait() if self._core.is_idle else self._inbox.take()
-            if arrivals is None:
-                self._is_closing = True
-                break
-            if not arrivals:
-                break
-            for sequence, ticket in arrivals:
-                self._tickets[sequence] = ticket
-                self._core.add(sequence)
-        return not (self._is_closing and self._core.is_idle)
-
-    def _wait(self) -> list[Arrival] | None:
-        start = time.perf_counter()
-        arrivals = self._inbox.take(seconds=_LONGEST_WAIT)
-        self._idle_seconds += time.perf_counter() - start
-        return arrivals
 
 
 def _memory(

@@ -23,7 +23,7 @@ def extend(sequence: Sequence, token: int, *, stop_ids: frozenset[int], decode: 
         _follow(sequence, sequence.search)
         return
     sequence.output.append(token)
-    if token in stop_ids:
+    if token in stop_ids or token in sequence.limits.stop_ids:
         _end(sequence, decode(sequence.output[:-1]), "stop")
     elif (cut := _before_stop(sequence, decode)) is not None:
         _end(sequence, cut, "stop")

@@ -41,12 +41,14 @@ class Intake:
         budget: Budget,
         *,
         can_stop: bool,
+        repetition_penalty: float,
     ) -> None:
         self._model = model
         self._preprocessor = preprocessor
         self._plan = plan
         self._budget = budget
         self._can_stop = can_stop
+        self._repetition_penalty = repetition_penalty
         self._lock = threading.Lock()
         self._stats = EngineStats()
 
@@ -69,7 +71,7 @@ class Intake:
 
     def _sequence(self, record: Record, decoding: Decoding) -> Sequence:
         check_record(record)
-        limits = _limits(record, decoding)
+        limits = self._limits(record, decoding)
         prompt = self._prompt(record)
         pictures = [self._picture(source) for source in record.images]
         images = tuple(self._image(record, index, picture) for index, picture in enumerate(pictures))
@@ -87,6 +89,18 @@ class Intake:
             self._restrict(sequence, record.choices)
         self._check_size(sequence)
         return sequence
+
+    def _limits(self, record: Record, decoding: Decoding) -> Limits:
+        """With what the checkpoint says where the job says nothing, and stop strings that are special tokens as ids."""
+        limits = _limits(record, decoding, self._repetition_penalty)
+        if not limits.stop:
+            return limits
+        ids = {text: self._preprocessor.stop_id(text) for text in limits.stop}
+        return replace(
+            limits,
+            stop=tuple(text for text, id in ids.items() if id is None),
+            stop_ids=frozenset(id for id in ids.values() if id is not None),
+        )
 
     def _prompt(self, record: Record) -> Prompt:
         longest = _CHARACTERS_PER_TOKEN * self._model.context_length
@@ -171,7 +185,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _limits(record: Record, decoding: Decoding) -> Limits:
+def _limits(record: Record, decoding: Decoding, own_penalty: float) -> Limits:
     """The job's decoding with the record's own overrides."""
     own = {name: getattr(record, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     try:
@@ -187,5 +201,6 @@ def _limits(record: Record, decoding: Decoding) -> Limits:
         temperature=chosen.temperature,
         top_p=chosen.top_p,
         seed=chosen.seed,
+        repetition_penalty=own_penalty if chosen.repetition_penalty is None else chosen.repetition_penalty,
         stop=(*chosen.stop, *record.stop),
     )

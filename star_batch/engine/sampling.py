@@ -41,9 +41,10 @@ def _is_plain(sequence: Sequence) -> bool:
 
 
 def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
-    if len(sequence.output) >= sequence.limits.min_new_tokens or not stop_ids:
+    stops = sorted(stop_ids | sequence.limits.stop_ids)
+    if len(sequence.output) >= sequence.limits.min_new_tokens or not stops:
         return logits
-    return logits.index_fill(0, torch.tensor(sorted(stop_ids)), -torch.inf)
+    return logits.index_fill(0, torch.tensor(stops), -torch.inf)
 
 
 def _pick(logits: Tensor, sequence: Sequence) -> int:

@@ -89,14 +89,16 @@ class SequenceImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How one answer is decoded and when it ends."""
+    """How one answer is decoded and when it ends. `stop_ids` are its own, beside the model's."""
 
     max_new_tokens: int
     min_new_tokens: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
 
 
 @dataclass(kw_only=True, eq=False)

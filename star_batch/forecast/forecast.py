@@ -18,7 +18,9 @@ from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters,
 from star_batch.forecast.measure import measure
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.forecast.wishes import Wishes
-from star_batch.models import Checkpoint, choose_device, choose_dtype, family_of, load_preprocessor
+from star_batch.models import Checkpoint, check, choose_device, choose_dtype, family_of, load_preprocessor
+from star_batch.pipeline.backend import generation
+from star_batch.pipeline.fingerprint import Generation
 from star_batch.pipeline.plan import InputPlan, plan_input
 from star_batch.pipeline.storage import Location
 from star_batch.pruning import PruningPlan, make_plan
@@ -57,6 +59,7 @@ class Forecast:
     pace: Pace
     num_engines: int
     wishes: Wishes
+    generation: Generation = field(default_factory=Generation)
     num_cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     @property
@@ -101,6 +104,7 @@ class _Subject:
         checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
         hub = checkpoint.config()
         family = family_of(checkpoint, hub)
+        check(checkpoint)
         num_visual = family.num_visual_of(hub)
         plan = make_plan(config.pruning, hub.text_config.num_hidden_layers, num_visual, family.num_axes)
         cost = Cost.of(hub, num_visual, family.num_views_of(hub))
@@ -242,6 +246,7 @@ def _forecast(
         pace=pace,
         num_engines=wishes.num_gpus or (1 if pace.is_cpu else subject.config.cluster.actor_range[1]),
         wishes=wishes,
+        generation=generation(subject.config),
     )
 
 

@@ -52,6 +52,16 @@ def _lengths(forecast: Forecast) -> Iterator[Line]:
     else:
         shown = "assumed; at most" if lengths.answer.mean < lengths.answer.most else "the most that is allowed:"
         yield "answer tokens", amount(lengths.answer.mean), f"{shown} {lengths.answer.most:,}"
+    yield from _generation(forecast)
+
+
+def _generation(forecast: Forecast) -> Iterator[Line]:
+    """What the checkpoint's settings do to its answers, where that is not nothing."""
+    penalty, left_out = forecast.generation.repetition_penalty, forecast.generation.not_applied
+    if penalty != 1.0:
+        yield "repetition", f"{penalty:g}", "is the penalty on tokens of the prompt and of the answer so far"
+    for name, value in left_out.items():
+        yield "not applied", "", f"{name}={value}, of the checkpoint's generation settings"
 
 
 def _memory(forecast: Forecast) -> Iterator[Line]:

@@ -7,7 +7,8 @@ from transformers import PreTrainedConfig
 
 from star_batch.errors import ModelError
 from star_batch.models.base import ImageFeatures, ImageLayout, Rotary, VisionLanguageModel
-from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype
+from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype, opening
+from star_batch.models.generation import Generation, generation_of
 from star_batch.models.llava import Llava
 from star_batch.models.llava_next import LlavaNext
 from star_batch.models.preprocessor import Preprocessor, Prompt
@@ -31,10 +32,26 @@ def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[Llava | 
     family = FAMILIES.get(config.model_type)
     if family is None:
         supported = ", ".join(FAMILIES)
-        message = f"{checkpoint.name}: model_type {config.model_type!r} is not supported; supported: {supported}"
+        message = f"{checkpoint.shown}: model_type {config.model_type!r} is not supported; supported: {supported}"
         raise ModelError(message)
-    family.check(config)
+    with opening(checkpoint, "its configuration is not complete"):
+        family.check(config)
+        # Asked for later too, in places that could not say which checkpoint it was.
+        if family.num_visual_of(config) < 1 or family.num_views_of(config) < 1:
+            raise ValueError("an image would have no tokens")
     return family
+
+
+def check(checkpoint: Checkpoint) -> Generation:
+    """Everything that can be told without reading weights; a minute of loading, and Ray, need not start in vain.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded.
+    """
+    config = checkpoint.config()
+    family_of(checkpoint, config).check_weights(checkpoint, config)
+    Preprocessor.from_checkpoint(checkpoint)
+    return generation_of(checkpoint, config)
 
 
 def load_preprocessor(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Preprocessor:
@@ -49,14 +66,17 @@ def load_preprocessor(name: str, *, revision: str | None = None, trust_remote_co
 __all__ = [
     "FAMILIES",
     "Checkpoint",
+    "Generation",
     "ImageFeatures",
     "ImageLayout",
     "Preprocessor",
     "Prompt",
     "Rotary",
     "VisionLanguageModel",
+    "check",
     "choose_device",
     "choose_dtype",
     "family_of",
+    "generation_of",
     "load_preprocessor",
 ]

@@ -3,15 +3,15 @@
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from star_batch.errors import ModelError
 from star_batch.models.base import Rotary
-from star_batch.models.checkpoint import Checkpoint, first_line, quiet_loading
+from star_batch.models.checkpoint import Checkpoint, opening, quiet_loading
 from star_batch.models.packing import pack_linears
 from star_batch.models.preprocessor import Normalisation
+from star_batch.models.weights import check_files, check_finite, check_report, check_size
 
 # These rescale their tables by the longest position in the batch: an answer would depend on its neighbours.
 _BATCH_DEPENDENT_ROTARY = ("dynamic", "longrope")
@@ -73,28 +73,39 @@ class Adapter:
         """Reads the weights (safetensors). `attention` names the registered function of the decoder's layers.
 
         Raises:
-            ModelError: the weights are missing or unreadable.
+            ModelError: the weights are missing, unreadable or not finite.
         """
-        try:
-            with quiet_loading():
-                model, report = cls.library.from_pretrained(
-                    checkpoint.source,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    attn_implementation=cls.attentions(attention),
-                    **checkpoint.arguments,
-                )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{checkpoint.name}: its weights cannot be read: {first_line(error)}") from error
-        if missing := sorted(report["missing_keys"]):  # the library would go on with random numbers
-            raise ModelError(f"{checkpoint.name}: {len(missing)} weights are missing, such as {missing[0]}")
-        return cls(model.eval().requires_grad_(False).to(device), normalisation)
+        cls.check_weights(checkpoint, checkpoint.config())
+        with opening(checkpoint, "its weights cannot be read"), quiet_loading():
+            model, report = cls.library.from_pretrained(
+                checkpoint.source,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, by name
+                attn_implementation=cls.attentions(attention),
+                **checkpoint.arguments,
+            )
+            check_report(checkpoint, report)
+            model = model.eval().requires_grad_(False).to(device)
+            check_finite(checkpoint, model)
+            return cls(model, normalisation)
+
+    @classmethod
+    def check_weights(cls, checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+        """What a local checkpoint's files tell before any of them is read.
+
+        Raises:
+            ModelError: they are missing, broken, or too few for the configuration.
+        """
+        check_files(checkpoint)
+        check_size(checkpoint, cls.library, config, cls.attentions("eager"))
 
     @classmethod
     def attentions(cls, decoder: str) -> dict[str, str]:
         """The attention function of each part, as the library wants to be told."""
-        return {"text_config": decoder, "vision_config": cls.vision_attention}
+        # The whole has no attention of its own; what its configuration names need not even be installed.
+        return {"": "eager", "text_config": decoder, "vision_config": cls.vision_attention}
 
     def embed(self, token_ids: Tensor) -> Tensor:
         embeddings: Tensor = self._decoder.embed_tokens(token_ids)

@@ -3,9 +3,11 @@
 Knows no model and runs on CPU only. Normalising is left to the device: pixels stay uint8 until then.
 """
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,19 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from star_batch.errors import ImageTooLarge, ModelError, PromptInvalid, PromptMissing
-from star_batch.models.checkpoint import Checkpoint, first_line
+from star_batch.errors import ImageTooLarge, ImageUnreadable, ModelError, PromptInvalid, PromptMissing
+from star_batch.models.checkpoint import Checkpoint, first_line, opening
+from star_batch.models.rendering import LONGEST
+from star_batch.models.template import check_ends, choose_template, messages_of
 from star_batch.records import Picture
+from star_batch.wording import printable
+
+logger = logging.getLogger(__name__)
 
 _MAX_ASPECT = 100
 _TYPICAL_SIZE = (640, 480)
+
+_WORDS = "What is there to see?"
 
 DEFAULT_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"
 """What a checkpoint without a chat template gets; the words of LLaVA-1.5, with a line for each image."""
@@ -82,33 +91,77 @@ class Preprocessor:
         Raises:
             ModelError: the checkpoint has no processor, it cannot be read, or its template takes no image.
         """
-        try:
-            preprocessor = cls._read(checkpoint)
-        except (OSError, ValueError) as error:
-            message = f"{checkpoint.name}: its processor cannot be read: {first_line(error)}"
-            raise ModelError(message) from error
-        if preprocessor.render("x").count(preprocessor.image_token) != 1:
-            raise ModelError(f"{checkpoint.name}: its chat template has no place for one image")
+        with opening(checkpoint, "its processor cannot be read"):
+            config = checkpoint.config()
+            preprocessor, brought = cls._read(checkpoint, config)
+            preprocessor._check_image_token(config.image_token_id)
+            # Used once here, where what fails is the checkpoint's fault and no row's.
+            preprocessor.typical, preprocessor.normalisation  # noqa: B018
+        with opening(checkpoint, "its chat template cannot be used"):
+            preprocessor._template, reason = choose_template(brought, preprocessor._why_no_template)
+        if preprocessor._template is None:
+            preprocessor._fall_back(checkpoint, config.model_type, reason)
         return preprocessor
 
     @classmethod
-    def _read(cls, checkpoint: Checkpoint) -> "Preprocessor":
-        config, source, arguments = checkpoint.config(), checkpoint.source, checkpoint.arguments
+    def _read(cls, checkpoint: Checkpoint, config: Any) -> tuple["Preprocessor", list[Any]]:
+        """Without a template yet, and the templates that the checkpoint brings, in the library's order."""
+        source, arguments = checkpoint.source, checkpoint.arguments
         if not hasattr(config, "video_token_id"):
             processor = AutoProcessor.from_pretrained(source, **arguments)
             kind = type(processor.image_processor)
-            return cls.of_processor(processor, _pil_backend(kind.__name__, kind).from_pretrained(source, **arguments))
-        # A processor that also takes videos needs torchvision to be made; its parts for images do not.
-        tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
-        settings, _ = ProcessorMixin.get_processor_dict(source, **arguments)
-        about_images, _ = ImageProcessingMixin.get_image_processor_dict(source, **arguments)
-        kind = _pil_backend(about_images.get("image_processor_type", ""), Qwen2VLImageProcessorPil)
-        return cls(
-            tokenizer=tokenizer,
-            images=kind.from_pretrained(source, **arguments),
-            image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
-            template=settings.get("chat_template") or tokenizer.chat_template,
-        )
+            images = _pil_backend(kind.__name__, kind).from_pretrained(source, **arguments)
+            tokenizer, image_token = processor.tokenizer, processor.image_token
+            brought = [processor.chat_template, tokenizer.chat_template]
+        else:
+            # A processor that also takes videos needs torchvision to be made; its parts for images do not.
+            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+            settings, _ = ProcessorMixin.get_processor_dict(source, **arguments)
+            about_images, _ = ImageProcessingMixin.get_image_processor_dict(source, **arguments)
+            kind = _pil_backend(about_images.get("image_processor_type", ""), Qwen2VLImageProcessorPil)
+            images = kind.from_pretrained(source, **arguments)
+            image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+            brought = [settings.get("chat_template"), tokenizer.chat_template]
+        return cls(tokenizer=tokenizer, images=images, image_token=image_token, template=None), brought
+
+    def _check_image_token(self, image_id: int) -> None:
+        """By ids: a token that the tokenizer does not know looks like any other text.
+
+        Raises:
+            ValueError: the model and the tokenizer do not mean the same token.
+        """
+        found = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token is not None else None
+        alone = self.answer_ids(self.image_token) if found is not None else ()
+        if found != image_id or alone != (image_id,):
+            raise ValueError(
+                f"the image token is {image_id} to the model, and the tokenizer makes {list(alone)[:8]} of "
+                f"{printable(repr(self.image_token), 80)}; these files do not belong together"
+            )
+
+    def _why_no_template(self, template: str) -> str | None:
+        """Why it cannot say where one image goes; None if it can."""
+        check_ends(template, json.dumps(self.tokenizer.special_tokens_map, default=str))
+        try:
+            rendered = self._rendered(template, _WORDS, 1)
+            num_images = self._tokenize(rendered).num_images
+        except Exception as error:
+            return f"its chat template does not take an image: {first_line(error)}"
+        if num_images != 1:
+            return "its chat template has no place for one image"
+        return None if _WORDS in rendered else "its chat template leaves out the prompt"
+
+    def _fall_back(self, checkpoint: Checkpoint, model_type: str, reason: str) -> None:
+        """Raises:
+        ModelError: the family has no words that go without saying.
+        """
+        if model_type != "llava":
+            raise ModelError(f"{checkpoint.shown}: {reason}; put one for this model into chat_template.jinja")
+        _warn_once(f"{checkpoint.shown}: {reason}; LLaVA-1.5's own words are used: USER: <image> ... ASSISTANT:")
+
+    @cached_property
+    def image_id(self) -> int:
+        """The token that stands in a prompt for an image."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
 
     @property
     def normalisation(self) -> Normalisation:
@@ -133,11 +186,16 @@ class Preprocessor:
 
         Raises:
             ImageTooLarge: so long and thin that resizing its short side would make it huge.
+            ImageUnreadable: the image processor fails on it.
         """
         if max(image.size) > _MAX_ASPECT * min(image.size):
             raise ImageTooLarge(f"{image.width} x {image.height} pixels: a side is over {_MAX_ASPECT} times the other")
-        found = self._images(image, do_rescale=False, do_normalize=False)
-        return Picture(np.ascontiguousarray(self._views(found), dtype=np.uint8), (image.height, image.width))
+        try:
+            found = self._images(image, do_rescale=False, do_normalize=False)
+            views = np.ascontiguousarray(self._views(found), dtype=np.uint8)
+        except Exception as error:
+            raise ImageUnreadable(f"the checkpoint's image processor cannot take it: {first_line(error)}") from error
+        return Picture(views, (image.height, image.width))
 
     def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
         """The token ids of the user's words, rendered with the chat template; `raw` takes them as the whole text.
@@ -148,21 +206,29 @@ class Preprocessor:
         """
         if text is None or not text.strip():
             raise PromptMissing("the prompt is empty; give the words to ask")
-        rendered = text if raw else self.render(text, num_images)
-        if rendered.count(self.image_token) != num_images:
+        try:
+            rendered = text if raw else self.render(text, num_images)
+            is_huge = len(rendered) > len(text) + LONGEST
+            prompt = Prompt(()) if is_huge else self._tokenize(rendered)
+        except Exception as error:  # the template's code and the tokenizer's, on words that nobody has tried
+            raise PromptInvalid(
+                f"the checkpoint's template or tokenizer cannot take it: {first_line(error)}"
+            ) from error
+        if is_huge:
+            raise PromptInvalid(f"the checkpoint's chat template makes {len(rendered):,} characters of it")
+        if not rendered.count(self.image_token) == prompt.num_images == num_images:
             raise PromptInvalid(self._why_not(text, num_images, raw=raw))
-        return self._tokenize(rendered)
+        return prompt
 
     def render(self, prompt: str, num_images: int = 1) -> str:
         """The whole text of the user's words, by the chat template."""
         if self._template is None:
             return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * num_images, prompt=prompt)
-        content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
+        return self._rendered(self._template, prompt, num_images)
+
+    def _rendered(self, template: str, prompt: str, num_images: int) -> str:
         rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            add_generation_prompt=True,
-            tokenize=False,
+            messages_of(prompt, num_images), chat_template=template, add_generation_prompt=True, tokenize=False
         )
         return rendered
 
@@ -170,6 +236,11 @@ class Preprocessor:
         """Text of generated ids, without special tokens."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def stop_id(self, text: str) -> int | None:
+        """The id of a special token, which the text of an answer never shows; None if these are words."""
+        ids = self.answer_ids(text)
+        return ids[0] if len(ids) == 1 and not self.decode(ids) and self.tokenizer.decode(list(ids)) == text else None
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer as it would follow the prompt: no special tokens."""
@@ -194,10 +265,14 @@ class Preprocessor:
         bos = self.tokenizer.bos_token
         starts_itself = bos is not None and text.startswith(bos)
         ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
-        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        places = [place for place, token in enumerate(ids) if token == image]
+        places = [place for place, token in enumerate(ids) if token == self.image_id]
         starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
         return Prompt(tuple(tuple(ids[start:end]) for start, end in zip(starts, ends, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _unpatched(patches: NDArray[Any], grid: NDArray[np.int64], images: Any) -> NDArray[Any]:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from star_batch.config import JobConfig, Model
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
+from star_batch.pipeline.fingerprint import Generation
 from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Record
+
+if TYPE_CHECKING:
+    from star_batch.models import Checkpoint
 
 
 class Engine(Protocol):
@@ -79,22 +83,47 @@ def load_preprocessor(model: Model) -> Preprocessor:
 def identify(job: JobConfig) -> Mapping[str, str]:
     """What tells a job's checkpoint from another: a hub commit, or digests of a directory's files.
 
+    Everything that can be told without reading weights is looked at, so that Ray does not start in vain.
+
     Raises:
-        ModelError: there is no such checkpoint, or its family is not supported.
+        ModelError: there is no such checkpoint, its family is not supported, or it cannot be loaded.
         ConfigError: the pruning does not fit it; better said now than by every actor.
     """
-    from star_batch.models import Checkpoint, family_of
+    from star_batch.models import check, family_of
     from star_batch.pruning import make_plan
 
     model = job.model
-    checkpoint = Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = _checkpoint(model)
     config = checkpoint.config()
     family = family_of(checkpoint, config)
     layers, num_visual = config.text_config.num_hidden_layers, family.num_visual_of(config)
     make_plan(job.pruning, layers, num_visual, family.num_axes)
+    check(checkpoint)
     if checkpoint.is_local:
         return digests(Path(checkpoint.source))
     return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}
+
+
+def generation(job: JobConfig) -> Generation:
+    """What the checkpoint's generation settings mean for the job's answers.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    from star_batch.models import generation_of
+
+    checkpoint = _checkpoint(job.model)
+    found = generation_of(checkpoint, checkpoint.config())
+    own = job.decoding.repetition_penalty
+    return Generation(
+        repetition_penalty=found.repetition_penalty if own is None else own, not_applied=found.not_applied
+    )
+
+
+def _checkpoint(model: Model) -> "Checkpoint":
+    from star_batch.models import Checkpoint
+
+    return Checkpoint(name=model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -130,3 +159,4 @@ class Backend:
     engine: Callable[[JobConfig], Engine] = load_engine
     preprocessor: Callable[[Model], Preprocessor] = load_preprocessor
     identify: Callable[[JobConfig], Mapping[str, str]] = identify
+    generation: Callable[[JobConfig], Generation] = generation

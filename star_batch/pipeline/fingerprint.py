@@ -7,7 +7,7 @@ version of this code are recorded elsewhere and do not count.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from star_batch.config import JobConfig
@@ -36,6 +36,23 @@ _INPUT_FIELDS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a checkpoint's own settings do to a job's answers.
+
+    `repetition_penalty` is the job's if it gives one; `not_applied`: settings that the library would go by and the
+    engine does not, as they may be shown.
+    """
+
+    repetition_penalty: float = 1.0
+    not_applied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What is not applied, in a line."""
+        return ", ".join(f"{name}={value}" for name, value in self.not_applied.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """`parts` maps dotted names to values; two jobs may share an output when all their parts are equal."""
@@ -56,20 +73,30 @@ class Fingerprint:
         ]
 
 
-def fingerprint_of(config: JobConfig, checkpoint: Mapping[str, str]) -> Fingerprint:
-    """The fingerprint of a job on a checkpoint of that identity."""
+def fingerprint_of(
+    config: JobConfig, checkpoint: Mapping[str, str], generation: Generation | None = None
+) -> Fingerprint:
+    """The fingerprint of a job on a checkpoint of that identity and with these settings."""
     sections = {
         "input": config.input.model_dump(mode="json", include=set(_INPUT_FIELDS)),
         "model": config.model.model_dump(mode="json", exclude={"device", "name", "trust_remote_code"}),
         "checkpoint": dict(checkpoint),
         "pruning": asdict(config.pruning),
-        "decoding": asdict(config.decoding),
+        "decoding": _decoding(config, generation or Generation()),
         "output": {"token_ids": config.output.token_ids},
         "schema": {"version": SCHEMA_VERSION},
     }
     # A round trip through JSON, so that parts read back from a file compare equal.
     flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return Fingerprint(json.loads(json.dumps(flat)))
+
+
+def _decoding(config: JobConfig, generation: Generation) -> dict[str, Any]:
+    """The penalty counts, wherever it comes from; where there is none, as if nobody had ever heard of it."""
+    values = asdict(config.decoding)
+    own = values.pop("repetition_penalty")
+    penalty = generation.repetition_penalty if own is None else own
+    return values if penalty == 1.0 else values | {"repetition_penalty": float(penalty)}
 
 
 def _shown(parts: Mapping[str, Any], name: str) -> str:

@@ -4,23 +4,27 @@ import datetime
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from star_batch import __version__
 from star_batch.config import JobConfig
-from star_batch.pipeline.fingerprint import Fingerprint
+from star_batch.pipeline.fingerprint import Fingerprint, Generation
 from star_batch.pipeline.redaction import redacted
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "s3fs")
 
 
-def provenance(config: JobConfig, fingerprint: Fingerprint, num_rows: int) -> dict[str, Any]:
+def provenance(
+    config: JobConfig, fingerprint: Fingerprint, num_rows: int, generation: Generation | None = None
+) -> dict[str, Any]:
     """A record for `output.begin`; `num_rows` are to be there at the end."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "num_input_rows": num_rows,
         "config": shown_config(config),
+        "generation": asdict(generation or Generation()),
         "fingerprint": {"digest": fingerprint.digest, "parts": dict(fingerprint.parts)},
         "versions": {"star_batch": __version__, "python": platform.python_version()} | _versions(),
         "hardware": {"platform": platform.platform(), "cpus": os.cpu_count()},

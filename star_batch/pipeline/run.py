@@ -26,7 +26,7 @@ from star_batch.pipeline.epochs import (
 )
 from star_batch.pipeline.export import Board, endpoint, push
 from star_batch.pipeline.finalise import Expected, WriteResults, finalise, read_summary
-from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
+from star_batch.pipeline.fingerprint import Fingerprint, Generation, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.lease import Lease
@@ -104,6 +104,7 @@ class _Job:
     ids: Digests
     results: WriteResults | None
     fingerprint: Fingerprint
+    generation: Generation
     on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
 
@@ -120,6 +121,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     config = stage(config) if config.input.kind == "openai" else config
     output = Location.of(config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds)
     plan, ids = distinct(plan_input(config.input, output), config.input.duplicates)
+    checkpoint, generation = backend.identify(config), backend.generation(config)
     job = _Job(
         config=config,
         backend=backend,
@@ -127,7 +129,8 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         plan=plan,
         ids=ids,
         results=results,
-        fingerprint=fingerprint_of(config, backend.identify(config)),
+        fingerprint=fingerprint_of(config, checkpoint, generation),
+        generation=generation,
         verbose=verbose,
     )
     summary = _finished_before(job)
@@ -211,7 +214,9 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
         if job.config.output.overwrite:
             clear(job.output, before=epoch.number)
             check_nothing_foreign(job.output)
-    begin(job.output, provenance(job.config, job.fingerprint, total))
+    begin(job.output, provenance(job.config, job.fingerprint, total, job.generation))
+    if job.generation.not_applied:
+        logger.warning("the checkpoint's generation settings that are not applied: %s", job.generation.shown)
     done = sum(commit.rows for commit in kept)
     if done:
         shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"

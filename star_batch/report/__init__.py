@@ -32,6 +32,8 @@ _FACTS = (
     ("pruning", "config", "pruning", "method"),
     ("keep", "config", "pruning", "keep"),
     ("longest answer", "config", "decoding", "max_new_tokens"),
+    ("repetition penalty", "generation", "repetition_penalty"),
+    ("generation settings not applied", "generation", "not_applied"),
     ("actors", "config", "cluster", "actors"),
     ("machine", "hardware", "platform"),
     ("started", "started"),
@@ -76,7 +78,7 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         value: Any = run
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
+        if value not in (None, {}):
             yield name, value
 
 

@@ -17,9 +17,11 @@ from star_batch.forecast.forecast import Forecast, Pace
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.forecast.wishes import Wishes
+from star_batch.forecast.words import lines
 from star_batch.metrics import EngineStats
 from star_batch.models import Checkpoint
 from star_batch.options import Decoding
+from star_batch.pipeline.fingerprint import Generation
 from star_batch.pipeline.plan import plan_input
 from star_batch.records import Answer, Picture, Record
 from tests.pipeline.samples import job, rows, write
@@ -144,3 +146,13 @@ def test_a_limit_limits_the_sample_too(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", rows(100))
     config = job(tmp_path / "in.parquet", tmp_path / "out", input={"limit": 7}, model={"name": "demo"})
     assert take_sample(config, plan_input(config.input), 32).num_rows == 7
+
+
+def test_what_the_checkpoint_says_about_generating_is_told() -> None:
+    """A penalty that bends answers, and settings that the library would go by."""
+    quiet = [name for name, *_ in lines(forecast(is_cpu=True))]
+    assert not {"repetition", "not applied"} & set(quiet)
+    generation = Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
+    shown = list(lines(replace(forecast(is_cpu=True), generation=generation)))
+    assert ("repetition", "1.05", "is the penalty on tokens of the prompt and of the answer so far") in shown
+    assert ("not applied", "", "num_beams=4, of the checkpoint's generation settings") in shown

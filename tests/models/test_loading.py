@@ -260,16 +260,6 @@ def test_a_feature_layer_outside_the_tower_is_refused(tiny: Path, tmp_path: Path
         family_of(checkpoint, checkpoint.config())
 
 
-def test_settings_that_are_not_applied_are_named(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    copy_checkpoint(tiny, tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "repetition_penalty": 1.3}))
-    assert Checkpoint(name=str(tmp_path)).stop_ids() == {2}
-    assert "{'repetition_penalty': 1.3} are not applied" in caplog.text
-    caplog.clear()
-    assert Checkpoint(name=str(tiny)).stop_ids() == {2}
-    assert not caplog.text
-
-
 @pytest.mark.parametrize("template_starts_with_bos", [True, False])
 def test_one_beginning_of_sequence_whoever_puts_it_there(
     tiny: Path, tmp_path: Path, template_starts_with_bos: bool
@@ -285,10 +275,3 @@ def test_one_beginning_of_sequence_whoever_puts_it_there(
     before = load_preprocessor(str(tmp_path)).prompt("w1").texts[0]
     assert before.count(1) == 1
     assert before[0] == 1
-
-
-def test_a_template_without_a_place_for_the_image_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
-    copy_checkpoint(tiny, tmp_path)
-    (tmp_path / "chat_template.jinja").write_text("USER: {{ messages[0]['content'][1]['text'] }} ASSISTANT:")
-    with pytest.raises(ModelError, match="no place for one image"):
-        load_preprocessor(str(tmp_path))

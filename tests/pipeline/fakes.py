@@ -18,6 +18,7 @@ from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.pipeline import Backend
 from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.fingerprint import Generation
 from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Picture, Record
 
@@ -161,4 +162,8 @@ def identify(config: JobConfig) -> Mapping[str, str]:
     return {"name": config.model.name}
 
 
-FAKE = Backend(engine=load_engine, preprocessor=load_preprocessor, identify=identify)
+def generation(config: JobConfig) -> Generation:
+    return Generation()
+
+
+FAKE = Backend(engine=load_engine, preprocessor=load_preprocessor, identify=identify, generation=generation)

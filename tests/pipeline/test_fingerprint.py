@@ -8,7 +8,8 @@ from safetensors.numpy import save_file
 from star_batch.config import parse_config
 from star_batch.errors import ConfigError
 from star_batch.pipeline.backend import digests, identify
-from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
+from star_batch.pipeline.fingerprint import Fingerprint, Generation, fingerprint_of
+from star_batch.pipeline.provenance import provenance
 from tests.pipeline.samples import job
 
 CHECKPOINT = {"config.json": "abc"}
@@ -80,3 +81,23 @@ def test_a_plan_that_does_not_fit_the_model_stops_before_anything_starts() -> No
     )
     with pytest.raises(ConfigError, match="late_layer=6: this model has 6 layers"):
         identify(config)
+
+
+def test_a_repetition_penalty_counts_wherever_it_comes_from() -> None:
+    """Where there is none, outputs go on that were written when nobody had heard of one."""
+    plain, own = Generation(), Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
+
+    def with_penalty(value: float | None, generation: Generation | None) -> Fingerprint:
+        return fingerprint_of(job("in", "out", decoding={"repetition_penalty": value}), CHECKPOINT, generation)
+
+    before = fingerprint_of(job("in", "out"), CHECKPOINT)
+    assert not any("repetition" in name for name in before.parts)
+    assert with_penalty(None, plain) == with_penalty(1.0, plain) == with_penalty(1.0, own) == before
+    assert with_penalty(None, own) == with_penalty(1.05, plain) != before
+    assert before.differences(with_penalty(None, own)) == ["decoding.repetition_penalty: nothing there, 1.05 here"]
+
+
+def test_the_record_of_a_run_names_what_is_not_applied() -> None:
+    generation = Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
+    record = provenance(job("in", "out"), Fingerprint({}), 3, generation)
+    assert record["generation"] == {"repetition_penalty": 1.05, "not_applied": {"num_beams": "4"}}
