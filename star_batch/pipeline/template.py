@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from star_batch.errors import ConfigError, PromptMissing
+from star_batch.wording import printable, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Template:
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
-            raise ConfigError(f"prompt: {error}; write {{{{ and }}}} for braces") from None
+            raise ConfigError(f"prompt: {printable(error)}; write {{{{ and }}}} for braces") from None
         return cls(tuple((literal, _plain(*place)) for literal, *place in parsed))
 
     @property
@@ -45,11 +46,11 @@ def _plain(name: str | None, spec: str | None, conversion: str | None) -> str | 
     if name is None:
         return None
     if not name or spec or conversion or any(mark in name for mark in ".[]"):
-        raise ConfigError(f"prompt: only plain column names can stand in braces, not {{{name}}}")
+        raise ConfigError(f"prompt: only plain column names can stand in braces, not {{{printable(name)}}}")
     return name
 
 
 def _text(column: str, value: object) -> str:
     if value is None:
-        raise PromptMissing(f"column {column!r} is null")
+        raise PromptMissing(f"column {quoted(column)} is null")
     return str(value)
