@@ -29,7 +29,7 @@ from star_batch.options import Decoding
 from star_batch.pipeline.fetch import Fetched
 from star_batch.pipeline.plan import ID_COLUMN, QUESTION_COLUMN
 from star_batch.pipeline.sources import Sources
-from star_batch.pipeline.template import Template
+from star_batch.pipeline.template import Template, is_missing
 from star_batch.records import Picture, Record
 from star_batch.wording import quoted
 
@@ -221,7 +221,7 @@ class _Row:
         """What the row itself says about decoding, checked."""
         column = self.input.decoding_column
         given = (self.values[column] or {}) if column is not None else {}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen = {name: value for name, value in given.items() if not is_missing(value)}
         try:
             Decoding(**chosen)
         except ConfigError as error:
@@ -245,7 +245,7 @@ class _Row:
     def _reference(self) -> str | None:
         column = self._question.reference_column
         value = self.values[column] if column is not None else None
-        return str(value) if value is not None else None
+        return str(value) if not is_missing(value) else None
 
 
 def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Iterator[pa.Table]:

@@ -1,5 +1,6 @@
 """A prompt made of a row's columns: `What colour is the {thing}?`. Plain names only, nothing is evaluated."""
 
+import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Template:
         """The prompt of one row.
 
         Raises:
-            PromptMissing: a column is null.
+            PromptMissing: a column is null or NaN.
         """
         return "".join(
             literal + (_text(column, row[column]) if column is not None else "") for literal, column in self.pieces
@@ -51,6 +52,11 @@ def _plain(name: str | None, spec: str | None, conversion: str | None) -> str | 
 
 
 def _text(column: str, value: object) -> str:
-    if value is None:
-        raise PromptMissing(f"column {quoted(column)} is null")
+    if is_missing(value):
+        raise PromptMissing(f"column {quoted(column)} is {'null' if value is None else 'NaN'}")
     return str(value)
+
+
+def is_missing(value: object) -> bool:
+    """Null, or NaN: what pandas writes for it into columns of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
