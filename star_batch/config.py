@@ -7,24 +7,27 @@ is no number and `7` no text. Storage options and the Pushgateway's URL may hold
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from star_batch.errors import ConfigError
+from star_batch.job_file import read_yaml
 from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
+from star_batch.wording import printable, quoted
 
 MAX_IMAGE_PIXELS = 178_956_970
 """What Pillow opens at most."""
 
 RETRY_SECONDS = 300.0
 """Storages have bad minutes."""
+
+_MAX_MISTAKES = 20
 
 
 class _Section(BaseModel):
@@ -72,7 +75,7 @@ class Fetch(_Section):
     def _only_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
             if not re.fullmatch(r"(\*|(\*\.)?[\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", host):
-                raise ValueError(f"{host!r} is no host: give a name such as images.example.org")
+                raise ValueError(f"{quoted(host)} is no host: give a name such as images.example.org")
         return value
 
 
@@ -143,7 +146,7 @@ class Input(_Section):
     def _plain_names(cls, value: dict[str, Question | str] | None) -> dict[str, Question | str] | None:
         for name in value or {}:
             if not name.strip() or "#" in name:
-                raise ValueError(f"{name!r} is no name for a question: it becomes the end of ids, after a #")
+                raise ValueError(f"{quoted(name)} is no name for a question: it becomes the end of ids, after a #")
         return value
 
     @model_validator(mode="after")
@@ -368,7 +371,7 @@ def load_config(file: str | Path | None, overrides: Mapping[str, Any]) -> JobCon
     Raises:
         ConfigError: the file cannot be read, or it says something that is not allowed. One line per mistake.
     """
-    values = _sections(_read_yaml(Path(file))) if file is not None else {"input": {}, "output": {}, "model": {}}
+    values = _sections(read_yaml(Path(file))) if file is not None else {"input": {}, "output": {}, "model": {}}
     flags = {key: value for key, value in overrides.items() if value is not None}
     _change_method(values, flags.get("pruning.method"))
     for key, value in flags.items():
@@ -387,7 +390,7 @@ def parse_config(values: Mapping[str, Any], source: str | None = None) -> JobCon
     try:
         return JobConfig.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from None
+        raise ConfigError(*_explain(error, source)) from None
 
 
 def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -414,46 +417,15 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         section[field] = value
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys, of which the language would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_yaml_problem(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as input:, output: and model:")
-    return values
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """Without YAML's quotation of the line, which may hold a secret."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f", line {error.problem_mark.line + 1}: {error.problem}"
-    return ": is not YAML"
-
-
-def _explain(error: ValidationError, source: str | None) -> str:
+def _explain(error: ValidationError, source: str | None) -> Iterator[str]:
     mistakes = error.errors(include_url=False)
     # Alternatives of one key (a number or a share) arrive as one mistake each.
     by_key = groupby(_without_rivals(mistakes), key=lambda mistake: _key(mistake["loc"]))
     lines = [f"  {_explain_key(loc, list(group), is_flag=source is None)}" for loc, group in by_key]
-    return "\n".join([f"{source or 'on the command line'}:", *lines])
+    yield f"{printable(source or 'on the command line')}:"
+    yield from lines[:_MAX_MISTAKES]
+    if len(lines) > _MAX_MISTAKES:
+        yield f"  and {len(lines) - _MAX_MISTAKES:,} more"
 
 
 _NESTED: dict[tuple[str, ...], type[BaseModel]] = {("input", "fetch"): Fetch, ("input", "questions"): Question}
@@ -474,7 +446,7 @@ def _without_rivals(mistakes: Sequence[Any]) -> Sequence[Any]:
 
 
 def _explain_key(loc: tuple[str, ...], mistakes: list[Any], is_flag: bool) -> str:
-    key = ".".join(loc)
+    key = printable(".".join(loc))
     what = _what(loc, mistakes)
     if not key:
         return what
@@ -506,7 +478,7 @@ def _what(loc: tuple[str, ...], mistakes: list[Any]) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "value_error":
-        return str(context["error"])
+        return printable(context["error"])
     if kind == "literal_error":
         return f"expected {context['expected']}, not {value}"
     if kind == "greater_than_equal":
@@ -526,7 +498,7 @@ def _show(loc: tuple[str, ...], value: object) -> str:
     if {"storage_options", "pushgateway"} & set(loc) or isinstance(value, dict):
         return "what is given"
     text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return printable(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _unknown(loc: tuple[str, ...]) -> str:

@@ -27,11 +27,22 @@ A `RecordError` carries the stable word that goes into the answers' `error_type`
 
 from typing import ClassVar
 
+from star_batch.wording import printable
+
+LONGEST_REASON = 1000
+"""Characters of the text in a failed row's `error`."""
+
 
 class StarBatchError(Exception):
-    """The root: catch this to catch everything that star_batch raises on purpose."""
+    """The root: catch this to catch everything that star_batch raises on purpose.
+
+    Each argument is a line of its own, as a text from outside must not break one.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(StarBatchError, ValueError):
@@ -93,9 +104,15 @@ class Interrupted(StarBatchError):
 
 
 class RecordError(StarBatchError):
-    """One record cannot be answered. `kind` is the word written as `error_type`."""
+    """One record cannot be answered. `kind` is the word written as `error_type`.
+
+    What is written as `error` is `str` of it: one line that anybody may print, however long and dirty the record was.
+    """
 
     kind: ClassVar[str] = "record"
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), LONGEST_REASON)
 
 
 class ImageError(RecordError):

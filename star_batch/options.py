@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeGuard, get_args
 
 from star_batch.errors import ConfigError
+from star_batch.wording import quoted
 
 Method = Literal["none", "random", "stride", "star", "vispruner"]
 EarlyScores = Literal["encoder", "features"]
@@ -29,7 +30,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    _require(value in allowed, f"{name}={value!r} is not known; choose one of {', '.join(allowed)}")
+    _require(value in allowed, f"{name}={quoted(value)} is not known; choose one of {', '.join(allowed)}")
 
 
 def is_count(value: object) -> bool:
@@ -52,7 +53,8 @@ def _check_amount(name: str, value: int | float | None) -> None:
         return
     is_retention = isinstance(value, float) and 0.0 < value <= 1.0
     _require(
-        is_retention, f"{name}={value!r}: give a number of visual tokens (1 or more) or a share above 0.0 up to 1.0"
+        is_retention,
+        f"{name}={quoted(value)}: give a number of visual tokens (1 or more) or a share above 0.0 up to 1.0",
     )
 
 
@@ -94,10 +96,12 @@ class Pruning:
         for name in ("keep", "keep_least", "keep_most", "early_keep", "late_keep"):
             _check_amount(name, getattr(self, name))
         ratio = self.important_ratio
-        _require(_is_number(ratio) and 0.0 <= ratio <= 1.0, f"important_ratio={ratio!r}: give a share from 0.0 to 1.0")
+        _require(
+            _is_number(ratio) and 0.0 <= ratio <= 1.0, f"important_ratio={quoted(ratio)}: give a share from 0.0 to 1.0"
+        )
         layer = self.late_layer
-        _require(layer is None or is_count(layer), f"late_layer={layer!r}: give a layer number of 1 or more")
-        _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        _require(layer is None or is_count(layer), f"late_layer={quoted(layer)}: give a layer number of 1 or more")
+        _require(_is_seed(self.seed), f"seed={quoted(self.seed)}: give a whole number from 0 to 2**63 - 1")
         self._check_mass()
         self._check_fields_fit_method()
 
@@ -108,7 +112,7 @@ class Pruning:
                 least is None and most is None, "keep_least and keep_most bound keep_mass: give it, or leave them out"
             )
             return
-        _require(_is_number(mass) and 0.0 < mass <= 1.0, f"keep_mass={mass!r}: give a share above 0.0 up to 1.0")
+        _require(_is_number(mass) and 0.0 < mass <= 1.0, f"keep_mass={quoted(mass)}: give a share above 0.0 up to 1.0")
         _require(
             self.early_keep is None and self.late_keep is None,
             "keep_mass sets both stages: leave out early_keep and late_keep",
@@ -118,18 +122,18 @@ class Pruning:
 
     def _check_fields_fit_method(self) -> None:
         if self.method == "none":
-            message = f"method='none' keeps every token: leave out keep={self.keep!r}, or choose a method"
+            message = f"method='none' keeps every token: leave out keep={quoted(self.keep)}, or choose a method"
             _require(self.keep is None, message)
             _require(self.keep_mass is None, "method='none' keeps every token: leave out keep_mass, or choose a method")
         elif self.keep_mass is not None:
             _require(self.keep is None, "give keep or keep_mass, not both")
         elif self.method != "star" or self.early_keep is None or self.late_keep is None:
-            _require(self.keep is not None, f"method={self.method!r} needs keep: a number of tokens or a share")
+            _require(self.keep is not None, f"method={quoted(self.method)} needs keep: a number of tokens or a share")
         else:
             _require(self.keep is None, "keep, early_keep and late_keep: give two of them, the third follows")
         for owner, name, unset in _METHOD_FIELDS:
             value = getattr(self, name)
-            message = f"{name}={value!r} belongs to method={owner!r}, not to {self.method!r}"
+            message = f"{name}={quoted(value)} belongs to method={owner!r}, not to {quoted(self.method)}"
             _require(self.method == owner or value == unset, message)
 
 
@@ -167,20 +171,22 @@ class Decoding:
     repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        _require(is_count(self.max_new_tokens), f"max_new_tokens={self.max_new_tokens!r}: give 1 or more")
+        _require(is_count(self.max_new_tokens), f"max_new_tokens={quoted(self.max_new_tokens)}: give 1 or more")
         hot = self.temperature
         is_warm = _is_number(hot) and (hot == 0.0 or hot >= _LOWEST_TEMPERATURE)
-        _require(is_warm, f"temperature={hot!r}: give 0.0 (greedy), or {_LOWEST_TEMPERATURE} or more")
-        _require(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, f"top_p={self.top_p!r}: give a share up to 1.0")
-        _require(_is_seed(self.seed), f"seed={self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        _require(is_warm, f"temperature={quoted(hot)}: give 0.0 (greedy), or {_LOWEST_TEMPERATURE} or more")
+        _require(
+            _is_number(self.top_p) and 0.0 < self.top_p <= 1.0, f"top_p={quoted(self.top_p)}: give a share up to 1.0"
+        )
+        _require(_is_seed(self.seed), f"seed={quoted(self.seed)}: give a whole number from 0 to 2**63 - 1")
         penalty = self.repetition_penalty
         is_penalty = penalty is None or (_is_number(penalty) and 0.0 < penalty <= _HIGHEST_PENALTY)
         _require(
             is_penalty,
-            f"repetition_penalty={penalty!r}: give a number above 0.0 up to {_HIGHEST_PENALTY}, such as 1.05",
+            f"repetition_penalty={quoted(penalty)}: give a number above 0.0 up to {_HIGHEST_PENALTY}, such as 1.05",
         )
         is_list = isinstance(self.stop, tuple | list) and all(isinstance(stop, str) and stop for stop in self.stop)
-        _require(is_list, f"stop={self.stop!r}: give a list of strings, none of them empty")
+        _require(is_list, f"stop={quoted(self.stop)}: give a list of strings, none of them empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,12 +214,12 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size"):
             value = getattr(self, name)
-            _require(is_count(value), f"{name}={value!r}: give a whole number of 1 or more")
+            _require(is_count(value), f"{name}={quoted(value)}: give a whole number of 1 or more")
         for name in ("max_prefill_tokens", "vision_batch"):
             value = getattr(self, name)
-            message = f"{name}={value!r}: give a whole number of 1 or more, or leave it out"
+            message = f"{name}={quoted(value)}: give a whole number of 1 or more, or leave it out"
             _require(value is None or is_count(value), message)
         memory = self.kv_memory_gib
         is_size = memory is None or (_is_number(memory) and memory > 0.0)
-        _require(is_size, f"kv_memory_gib={memory!r}: give a size above 0.0 or leave it out")
-        _require(isinstance(self.share_prefix, bool), f"share_prefix={self.share_prefix!r}: give true or false")
+        _require(is_size, f"kv_memory_gib={quoted(memory)}: give a size above 0.0 or leave it out")
+        _require(isinstance(self.share_prefix, bool), f"share_prefix={quoted(self.share_prefix)}: give true or false")

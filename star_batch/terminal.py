@@ -1,8 +1,8 @@
 """What a person sees of a job: a live line while it runs, tables when it is done. Knows no job and no command.
 
 Results go to stdout, everything else to stderr: remarks, warnings and errors as log records, in plain words or,
-for machines that read logs, as one JSON object per line. Texts from outside are never read as markup and bring
-no control characters.
+for machines that read logs, as one JSON object per line. Whatever is shown goes through here, and here texts from
+outside are never read as markup, break no line and bring no control characters.
 """
 
 import logging
@@ -13,17 +13,19 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Literal, Protocol, TypeAlias
 
-from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from star_batch.errors import StarBatchError
+from star_batch.logs import JsonLine, OneLine, json_lines
 from star_batch.metrics import ONE_QUESTION, Summary
 from star_batch.metrics import Progress as JobProgress
-from star_batch.wording import duration, percent, plain
+from star_batch.wording import duration, line, lines, percent, printable
 
-out = Console(markup=False, highlight=False)
-err = Console(markup=False, highlight=False, stderr=True)
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(markup=False, emoji=False, highlight=False, stderr=True)
 logger = logging.getLogger("star_batch")
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -31,29 +33,23 @@ PLAIN_INTERVAL_SECONDS = 10.0
 MAX_CONFUSED = 10
 """Labels up to which their table is shown; `summary.json` has it for any number."""
 
+_LONGEST_NAME = 80
+"""Characters of a label or a file's name that stands among others."""
+
 LogFormat: TypeAlias = Literal["text", "json"]
 
 
 def set_up_logs(log_format: LogFormat = "text", *, quiet: bool = False, job: str | None = None) -> None:
     """What the package logs goes to stderr: in text above the live line, in JSON with the job's name."""
     handler: logging.Handler = _TerminalHandler()
-    sys.excepthook = sys.__excepthook__
+    handler.setFormatter(OneLine())
+    sys.excepthook = lambda *error: show_traceback(error[1])
     if log_format == "json":
         handler = logging.StreamHandler()
-        handler.setFormatter(_json_formatter(job))
+        handler.setFormatter(json_lines(job))
         sys.excepthook = lambda *error: logger.critical("a bug; please report it", exc_info=error)
     logger.handlers = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
-
-
-def _json_formatter(job: str | None) -> logging.Formatter:
-    return JsonFormatter(
-        ["levelname", "message"],
-        rename_fields={"levelname": "level"},
-        static_fields={"job": job},
-        timestamp="ts",
-        json_ensure_ascii=False,
-    )
 
 
 class _TerminalHandler(logging.Handler):
@@ -65,7 +61,7 @@ class _TerminalHandler(logging.Handler):
 
 def logs_json() -> bool:
     """Whether logs are JSON, and so nothing else is to be printed."""
-    return any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers)
+    return any(isinstance(handler.formatter, JsonLine) for handler in logger.handlers)
 
 
 def _is_live() -> bool:
@@ -77,11 +73,26 @@ def show_error(error: BaseException, code: int, *, verbose: bool) -> None:
     """Why a command ends with this exit code; with a traceback if that is asked for."""
     if logs_json():
         extra = {"error": type(error).__name__, "exit_code": code}
-        logger.error("%s", error, exc_info=error if verbose else None, extra=extra)
+        logger.error("%s", _on_one_line(error), exc_info=error if verbose else None, extra=extra)
         return
     if verbose:
-        traceback.print_exception(error)
-    err.print(f"star-batch: {error}", soft_wrap=True)
+        show_traceback(error)
+    err.print("star-batch: " + "\n".join(map(line, _parts(error))), soft_wrap=True)
+
+
+def show_traceback(error: BaseException) -> None:
+    """Where an error came from, for those who mend it."""
+    err.print(lines("".join(traceback.format_exception(error)).rstrip("\n")), soft_wrap=True)
+
+
+def _parts(error: BaseException) -> tuple[object, ...]:
+    """The lines that it was made of: a line break within one of them came from outside."""
+    return error.args if isinstance(error, StarBatchError) else (error,)
+
+
+def _on_one_line(error: BaseException) -> str:
+    first, *others = _parts(error) or ("",)
+    return f"{first} {'; '.join(str(other).strip() for other in others)}".rstrip()
 
 
 class JobStatus(Protocol):
@@ -135,7 +146,7 @@ def working(what: str) -> Iterator[None]:
         logger.info("%s", what)
         yield
         return
-    with err.status(what):
+    with err.status(Text(line(what))):
         yield
 
 
@@ -181,10 +192,15 @@ def show_summary(summary: Summary) -> None:
 
 
 def _show_confusion(question: str, labels: Sequence[str], table: Mapping[str, Mapping[str, int]]) -> None:
-    title = "reference" if question == ONE_QUESTION else f"{plain(question)}: reference"
+    title = "reference" if question == ONE_QUESTION else f"{_name(question)}: reference"
     out.print(f"\nRows by {title} (down) and label (across)", style="bold", soft_wrap=True)
-    shown = [[plain(name), *(f"{row.get(label, 0):,}" for label in labels)] for name, row in table.items()]
-    show_table(["", *map(plain, labels)], shown)
+    shown = [[name, *(f"{row.get(label, 0):,}" for label in labels)] for name, row in table.items()]
+    show_table(["", *labels], shown)
+
+
+def _name(text: str) -> str:
+    """One among several on a line."""
+    return printable(text, _LONGEST_NAME)
 
 
 def show_status(status: JobStatus) -> None:
@@ -211,7 +227,7 @@ def show_numbers(rows: Iterable[tuple[str, str, str]]) -> None:
     table.add_column(justify="right")
     table.add_column(style="dim")
     for name, value, note in rows:
-        table.add_row(name, value, plain(note))
+        table.add_row(_name(name), printable(value), line(note))
     out.print(table)
 
 
@@ -223,7 +239,7 @@ def _summary_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
         note = f"of {summary.num_references:,} references; a failed row counts as wrong"
         yield "accuracy", percent(summary.accuracy), note
     for question, share in summary.agreement.items():
-        about = "labels" if question == ONE_QUESTION else f"{plain(question)}: labels"
+        about = "labels" if question == ONE_QUESTION else f"{_name(question)}: labels"
         yield "agreement", percent(share), f"{about} that are the reference"
     yield "images/s", f"{summary.images_per_second:,.1f}", f"in {duration(summary.wall_seconds)}"
     if summary.mean_visual_tokens is not None:
@@ -246,25 +262,32 @@ def _kept(summary: Summary) -> str:
 
 
 def _counts(counts: dict[str, int], most: int = 8) -> str:
-    shown = [f"{plain(name)} {count:,}" for name, count in list(counts.items())[:most]]
+    shown = [f"{_name(name)} {count:,}" for name, count in list(counts.items())[:most]]
     return ", ".join([*shown, "..."] if len(counts) > most else shown)
 
 
-def show_list(title: str, lines: Sequence[tuple[str, str]]) -> None:
+def show_list(title: str, entries: Sequence[tuple[str, str]]) -> None:
     """A heading and its lines, none of them wrapped, so that a path can be copied."""
-    if not lines:
+    if not entries:
         return
-    width = max(len(name) for name, _ in lines)
-    out.print(f"\n{title}", style="bold")
-    for name, text in lines:
-        out.print(plain(f"  {name:{width}}  {text}"), soft_wrap=True)
+    named = [(_name(name), text) for name, text in entries]
+    width = max(len(name) for name, _ in named)
+    out.print()
+    show_line(title, style="bold")
+    for name, text in named:
+        show_line(f"  {name:{width}}  {text}")
+
+
+def show_line(text: object, style: str | None = None) -> None:
+    """A line of results, not wrapped, so that a path can be copied."""
+    out.print(line(text), style=style, soft_wrap=True)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """The first column reads from the left, numbers from the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(_name(name), justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_name, row))
     out.print(table)

@@ -1,5 +1,7 @@
 """Numbers and texts as a person reads them, on a terminal or on a page. Knows no job."""
 
+import re
+
 
 def count(number: float) -> str:
     """`1,960`."""
@@ -29,13 +31,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def plain(text: str) -> str:
-    """Without line breaks and control characters: answers and labels may hold any."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
 LONGEST_SHOWN = 300
 """Characters of a text from outside that are quoted at most."""
+
+LONGEST_LINE = 2000
+"""Characters of a whole line on a terminal or in a log, whatever it quotes."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 but tab and line feed, C1, what changes the direction of writing, Unicode's own line breaks, lone surrogates."""
 
 
 def printable(text: object, most: int = LONGEST_SHOWN) -> str:
@@ -45,5 +48,30 @@ def printable(text: object, most: int = LONGEST_SHOWN) -> str:
     writing; what is longer than `most` ends with its length: `abc... (2,048 characters)`.
     """
     whole = str(text)
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[:most])
-    return escaped if len(whole) <= most else f"{escaped[:most]}... ({len(whole):,} characters)"
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: most + 1])
+    return escaped if len(escaped) <= most else f"{escaped[:most]}... ({len(whole):,} characters)"
+
+
+def cut(text: str, most: int) -> str:
+    """What is longer than `most` ends with its length, as in `printable`; nothing is escaped."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def line(text: object) -> str:
+    """A whole line as it may be shown, whatever it quotes."""
+    return printable(text, LONGEST_LINE)
+
+
+def lines(text: str) -> str:
+    """Each line of a text, such as a traceback, that has lines of its own."""
+    return "\n".join(map(line, text.split("\n")))
+
+
+def quoted(value: object, most: int = LONGEST_SHOWN) -> str:
+    """A value from outside as Python writes it, in quotes if it is text."""
+    return printable(repr(value), most)
+
+
+def on_page(text: str) -> str:
+    """What came from outside, for a page that has its own font and line breaks: all languages, no control character."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

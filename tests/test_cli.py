@@ -423,7 +423,7 @@ def test_an_error_is_an_object_too(job: Pipeline, monkeypatch: pytest.MonkeyPatc
     job.error = InputError("wrong\nin two lines")
     result = invoke(*JOB, "--verbose")
     error = logged(result)[-1]
-    assert (error["level"], error["message"]) == ("ERROR", "wrong\nin two lines")
+    assert (error["level"], error["message"]) == ("ERROR", "wrong\\nin two lines")
     assert (error["error"], error["exit_code"]) == ("InputError", result.exit_code)
     assert "Traceback" in error["exc_info"]
 

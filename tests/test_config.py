@@ -168,7 +168,7 @@ def test_a_file_that_is_not_yaml_is_located_but_not_quoted(tmp_path: Path) -> No
         ("- 1\n", "expected sections"),
         ("model: a\nmodel: b\n", "line 2: model is given twice"),
         ("pruning:\n  keep: 1\n  keep: 2\n", "line 3: keep is given twice"),
-        ("? [a]\n: 1\n", "line 1: found unhashable key"),
+        ("? [a]\n: 1\n", "line 1: a key that is no text; put it in quotes"),
     ],
 )
 def test_files_that_are_no_job(tmp_path: Path, text: str, message: str) -> None:

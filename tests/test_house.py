@@ -20,13 +20,15 @@ MAX_FUNCTION_LINES = 60
 
 FLOORS = {
     "errors": 0,
+    "wording": 0,
+    "logs": 1,
     "options": 1,
     "config": 1,
+    "job_file": 1,
     "records": 1,
     "metrics": 1,
     "prometheus": 1,
     "images": 1,
-    "wording": 1,
     "data_uri": 1,
     "formats": 1,
     "regular": 1,

@@ -13,8 +13,10 @@ from star_batch import __version__
 from star_batch.bench.command import bench
 from star_batch.cli import demo, outputs, plan, run
 from star_batch.cli.exits import exit_codes, plainly
+from star_batch.cli.usage import Command, Group
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -50,7 +52,7 @@ def star_batch(
 
 
 def _add(command: Callable[..., None], short_help: str | None = None) -> None:
-    app.command(epilog=exit_codes(), short_help=short_help)(plainly(command))
+    app.command(cls=Command, epilog=exit_codes(), short_help=short_help)(plainly(command))
 
 
 _add(run.run)

@@ -13,6 +13,7 @@ import typer
 from star_batch.options import Dtype, Method
 from star_batch.storage.parquet import open_parquet
 from star_batch.terminal import LogFormat
+from star_batch.wording import quoted
 
 
 def _amount(text: str) -> int | float:
@@ -22,7 +23,7 @@ def _amount(text: str) -> int | float:
             return kind(text)
         except ValueError:
             continue
-    raise typer.BadParameter(f"{text!r} is neither a number (64) nor a share (0.25)")
+    raise typer.BadParameter(f"{quoted(text)} is neither a number (64) nor a share (0.25)")
 
 
 Keep = Annotated[

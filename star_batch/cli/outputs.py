@@ -9,7 +9,7 @@ import typer
 from star_batch.cli.options import Quiet, ResultsOnly, Verbose, text
 from star_batch.config import load_config
 from star_batch.errors import OutputError, PromiseBroken
-from star_batch.terminal import show_numbers, show_status
+from star_batch.terminal import show_line, show_numbers, show_status
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def report(
     with failing_as(OutputError, "write the report", target):
         target.write_bytes(page)
     if not quiet:
-        typer.echo(target.shown)
+        show_line(target.shown)
 
 
 def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:

@@ -6,6 +6,7 @@ import typer
 
 from star_batch.cli.exits import exit_codes, plainly
 from star_batch.cli.run import run
+from star_batch.cli.usage import Command
 from star_batch.config import JobConfig
 
 
@@ -17,5 +18,5 @@ def run_script(prepare: Callable[[JobConfig], JobConfig]) -> None:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    script.command(help=prepare.__doc__, epilog=exit_codes(), no_args_is_help=True)(plainly(run))
+    script.command(cls=Command, help=prepare.__doc__, epilog=exit_codes(), no_args_is_help=True)(plainly(run))
     script(obj=prepare)

@@ -26,6 +26,7 @@ from star_batch.models import Preprocessor, Prompt, VisionLanguageModel
 from star_batch.options import Decoding, is_count
 from star_batch.pruning import PruningPlan
 from star_batch.records import ImageSource, Picture, Record
+from star_batch.wording import quoted
 
 _CHARACTERS_PER_TOKEN = 200  # more than any tokenizer packs into one
 
@@ -154,7 +155,7 @@ def check_record(record: Record) -> None:
         ImageMissing, ValueInvalid, PromptInvalid: a value is not what `Record` says.
     """
     if not _is_text(record.id):
-        raise ValueInvalid(f"id={record.id!r}: give text")
+        raise ValueInvalid(f"id={quoted(record.id)}: give text")
     if not record.images:
         raise ImageMissing("no image")
     if record.prompt is not None and not _is_text(record.prompt):
@@ -163,7 +164,7 @@ def check_record(record: Record) -> None:
         values = getattr(record, name)
         is_list = isinstance(values, tuple | list) and all(_is_text(value) and value for value in values)
         if values is not None and not is_list:
-            raise ValueInvalid(f"{name}={values!r}: give a list of texts, none of them empty")
+            raise ValueInvalid(f"{name}={quoted(values)}: give a list of texts, none of them empty")
 
 
 def check_choices(token_ids: Mapping[str, tuple[int, ...]], *, can_stop: bool) -> None:
@@ -176,9 +177,11 @@ def check_choices(token_ids: Mapping[str, tuple[int, ...]], *, can_stop: bool) -
     for first, second in pairwise(ordered):
         shorter, longer = token_ids[first], token_ids[second]
         if shorter == longer:
-            raise ValueInvalid(f"choices {first!r} and {second!r} are the same tokens")
+            raise ValueInvalid(f"choices {quoted(first)} and {quoted(second)} are the same tokens")
         if longer[: len(shorter)] == shorter and not can_stop:
-            raise ValueInvalid(f"choice {second!r} goes on from {first!r}, and the model has no token to stop at")
+            raise ValueInvalid(
+                f"choice {quoted(second)} goes on from {quoted(first)}, and the model has no token to stop at"
+            )
 
 
 def _is_text(value: object) -> bool:
@@ -194,7 +197,7 @@ def _limits(record: Record, decoding: Decoding, own_penalty: float) -> Limits:
         raise ValueInvalid(str(error)) from None
     least = record.min_new_tokens
     if not (least == 0 or is_count(least)) or least > chosen.max_new_tokens:
-        raise ValueInvalid(f"min_new_tokens={least!r}: give a whole number from 0 to {chosen.max_new_tokens}")
+        raise ValueInvalid(f"min_new_tokens={quoted(least)}: give a whole number from 0 to {chosen.max_new_tokens}")
     return Limits(
         max_new_tokens=int(chosen.max_new_tokens),
         min_new_tokens=int(least),

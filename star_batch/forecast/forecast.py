@@ -204,7 +204,7 @@ def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishe
     prompts, failed, last = [], Counter[str](), ""
     for record in sample.records:
         try:
-            prompts.append(words.prompt(record.prompt, raw=record.raw).num_tokens)
+            prompts.append(words.prompt(record.prompt, num_images=len(record.images), raw=record.raw).num_tokens)
         except RecordError as error:
             failed[error.kind] += 1
             last = f"{record.id}: {error}"

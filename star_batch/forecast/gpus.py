@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from star_batch.errors import ConfigError
+from star_batch.wording import quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,5 +34,5 @@ def gpu_named(name: str) -> Gpu:
     ConfigError: no GPU of that name is known.
     """
     if name.lower() not in GPUS:
-        raise ConfigError(f"gpu {name!r} is not known; choose one of {', '.join(GPUS)}")
+        raise ConfigError(f"gpu {quoted(name)} is not known; choose one of {', '.join(GPUS)}")
     return GPUS[name.lower()]

@@ -15,6 +15,7 @@ from star_batch.pipeline.plan import Group, InputPlan, read_rows
 from star_batch.pipeline.preprocess import Preprocess, to_records
 from star_batch.pipeline.sources import Sources
 from star_batch.records import Picture, Record
+from star_batch.wording import printable
 
 _MAX_ROW_GROUPS = 8
 
@@ -86,7 +87,7 @@ def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
 
 def _examples(failed: pa.Table) -> dict[str, str]:
     rows = failed.select(["id", "error", "error_type"]).to_pylist()
-    return {row["error_type"]: f"{row['id']}: {row['error']}" for row in reversed(rows)}
+    return {row["error_type"]: f"{printable(row['id'])}: {printable(row['error'])}" for row in reversed(rows)}
 
 
 def _spread(groups: Sequence[Group], num_rows: int) -> list[Group]:

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from star_batch.forecast.forecast import Forecast
 from star_batch.forecast.lengths import Spread
-from star_batch.wording import amount, count, duration, percent, rate
+from star_batch.wording import amount, count, duration, percent, printable, rate
 
 Line = tuple[str, str, str]
 
+_LONGEST_NAME = 80
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -26,7 +27,11 @@ def lines(forecast: Forecast) -> Iterator[Line]:
 def _input(forecast: Forecast) -> Iterator[Line]:
     sample = forecast.sample
     yield "rows", count(forecast.num_rows), f"in {_some(forecast.num_files, 'file')}"
-    yield "columns", "", ", ".join(f"{field.name} ({_type(field)})" for field in forecast.schema)
+    yield (
+        "columns",
+        "",
+        ", ".join(f"{printable(field.name, _LONGEST_NAME)} ({_type(field)})" for field in forecast.schema),
+    )
     failed = ", ".join(f"{kind} {number:,}" for kind, number in forecast.failed.items())
     num_failed = sum(forecast.failed.values())
     yield "sample", count(sample.num_rows), f"{percent(num_failed / sample.num_rows)} bad: {failed}" if failed else ""

@@ -29,8 +29,9 @@ from star_batch.options import Decoding
 from star_batch.pipeline.fetch import Fetched
 from star_batch.pipeline.plan import FOLDER_COLUMN, ID_COLUMN, QUESTION_COLUMN
 from star_batch.pipeline.sources import Sources
-from star_batch.pipeline.template import Template
+from star_batch.pipeline.template import Template, is_missing
 from star_batch.records import Picture, Record
+from star_batch.wording import quoted
 
 _ROWS_PER_STEP = 64
 _KEPT = "keep:"
@@ -205,7 +206,7 @@ class _Row:
     def _check_id(self) -> None:
         column = self.input.id_column
         if column is not None and self.values[column] is None:
-            raise ValueInvalid(f"column {column!r} is null; the row was given an id of its own")
+            raise ValueInvalid(f"column {quoted(column)} is null; the row was given an id of its own")
 
     def _prompt(self) -> str:
         column = self.input.prompt_column
@@ -220,21 +221,21 @@ class _Row:
             return {}
         value = self.values[column]
         if value is None or not 0 < value < 2**31:
-            raise ValueInvalid(f"column {column!r}: {value!r} is not a number of tokens")
+            raise ValueInvalid(f"column {quoted(column)}: {quoted(value)} is not a number of tokens")
         return {"max_new_tokens": value}
 
     def _decoding(self) -> dict[str, object]:
         """What the row itself says about decoding, checked."""
         column = self.input.decoding_column
         given = (self.values[column] or {}) if column is not None else {}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen = {name: value for name, value in given.items() if not is_missing(value)}
         try:
             Decoding(**chosen)
         except ConfigError as error:
-            raise ValueInvalid(f"column {column!r}: {error}") from None
+            raise ValueInvalid(f"column {quoted(column)}: {error}") from None
         if chosen.get("max_new_tokens", 0) >= 2**31:
             raise ValueInvalid(
-                f"column {column!r}: max_new_tokens={chosen['max_new_tokens']} is more than any model has"
+                f"column {quoted(column)}: max_new_tokens={chosen['max_new_tokens']} is more than any model has"
             )
         return chosen
 
@@ -245,13 +246,13 @@ class _Row:
             return list(choices) if choices is not None else None
         value = self.values[column]
         if not value or any(choice is None or not choice for choice in value):
-            raise ValueInvalid(f"column {column!r}: no choices, or an empty one")
+            raise ValueInvalid(f"column {quoted(column)}: no choices, or an empty one")
         return list(value)
 
     def _reference(self) -> str | None:
         column = self._question.reference_column
         value = self.values[column] if column is not None else None
-        return str(value) if value is not None else None
+        return str(value) if not is_missing(value) else None
 
 
 def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Iterator[pa.Table]:

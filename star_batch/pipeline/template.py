@@ -1,10 +1,12 @@
 """A prompt made of a row's columns: `What colour is the {thing}?`. Plain names only, nothing is evaluated."""
 
+import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from star_batch.errors import ConfigError, PromptMissing
+from star_batch.wording import printable, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Template:
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
-            raise ConfigError(f"prompt: {error}; write {{{{ and }}}} for braces") from None
+            raise ConfigError(f"prompt: {printable(error)}; write {{{{ and }}}} for braces") from None
         return cls(tuple((literal, _plain(*place)) for literal, *place in parsed))
 
     @property
@@ -34,7 +36,7 @@ class Template:
         """The prompt of one row.
 
         Raises:
-            PromptMissing: a column is null.
+            PromptMissing: a column is null or NaN.
         """
         return "".join(
             literal + (_text(column, row[column]) if column is not None else "") for literal, column in self.pieces
@@ -45,11 +47,16 @@ def _plain(name: str | None, spec: str | None, conversion: str | None) -> str | 
     if name is None:
         return None
     if not name or spec or conversion or any(mark in name for mark in ".[]"):
-        raise ConfigError(f"prompt: only plain column names can stand in braces, not {{{name}}}")
+        raise ConfigError(f"prompt: only plain column names can stand in braces, not {{{printable(name)}}}")
     return name
 
 
 def _text(column: str, value: object) -> str:
-    if value is None:
-        raise PromptMissing(f"column {column!r} is null")
+    if is_missing(value):
+        raise PromptMissing(f"column {quoted(column)} is {'null' if value is None else 'NaN'}")
     return str(value)
+
+
+def is_missing(value: object) -> bool:
+    """Null, or NaN: what pandas writes for it into columns of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))

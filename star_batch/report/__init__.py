@@ -16,14 +16,25 @@ from star_batch.report import plots
 from star_batch.report.gallery import Grid, Sample, choose
 from star_batch.report.rows import RowNotes
 
+_LONGEST_TEXT = 4000
+"""Characters of a prompt or an answer that a card shows."""
+
+
+def _on_page(value: object) -> object:
+    """Whatever stands between braces in the template: what is markup already was made here."""
+    return value if isinstance(value, Markup) else wording.on_page(str(value))
+
+
 _TEMPLATES = Environment(
     loader=PackageLoader("star_batch", "report"),
     autoescape=True,  # ids, prompts, answers and errors come from outside
+    finalize=_on_page,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {name: getattr(wording, name) for name in ("amount", "count", "rate", "percent", "duration")}
+_TEMPLATES.filters |= {"name": wording.printable, "words": functools.partial(wording.cut, most=_LONGEST_TEXT)}
 _TEMPLATES.filters["pretty"] = functools.partial(json.dumps, indent=2, ensure_ascii=False, default=str)
 _FACTS = (
     ("model", "config", "model", "name"),

@@ -11,13 +11,15 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from star_batch.wording import printable
+
 MAX_EXAMPLES = 3
 MAX_TYPES = 50
 _MAX_CHARACTERS = 500
 
 
 class Failed(NamedTuple):
-    """One failed row."""
+    """One failed row, as it may be shown."""
 
     id: str
     error: str
@@ -52,7 +54,10 @@ class RowNotes:
 
 
 def _failed(rows: pa.RecordBatch) -> Sequence[Failed]:
-    return [Failed(row["id"], row["error"][:_MAX_CHARACTERS]) for row in rows.select(["id", "error"]).to_pylist()]
+    return [
+        Failed(printable(row["id"]), printable(row["error"], _MAX_CHARACTERS))
+        for row in rows.select(["id", "error"]).to_pylist()
+    ]
 
 
 def _counts(column: pa.Array) -> dict[int, int]:
