@@ -41,7 +41,8 @@ _PART = re.compile(r"\.?(\d{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(
 class Commit:
     """What one marker says: this part counts, and these ids are in it.
 
-    `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970.
+    `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970. `size` is the part's in
+    bytes; None in markers of before it was written down.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Commit:
     ids: bytes
     seconds: float
     at: float
+    size: int | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self) | {"ids": b64encode(self.ids).decode()}).encode()

@@ -18,7 +18,6 @@ from star_batch.pipeline.epochs import (
     Standing,
     check_fingerprint,
     ids_of,
-    look,
     newest,
     next_epoch,
     open_epoch,
@@ -30,6 +29,7 @@ from star_batch.pipeline.fingerprint import Fingerprint, fingerprint_of
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.lease import Lease
+from star_batch.pipeline.losses import look_closely, loss_words
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.openai_batch import stage, write_results
 from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear, strays
@@ -166,7 +166,7 @@ def _finished_before(job: _Job) -> Summary | None:
 
 def _look(job: _Job) -> Standing:
     with failing_as(OutputError, "read the output", job.output):
-        seen = look(job.output)
+        seen = look_closely(job.output)
         check_nothing_foreign(job.output)
     check_fingerprint(job.output, seen.fingerprint, job.fingerprint)
     foreign = len(job.expected(seen.commits)) - len(job.ids)
@@ -188,10 +188,13 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     )
     work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
     last, wanted = seen.number, job.expected(kept)
+    _say_what_is_there(job, seen, kept, len(wanted))
     if work.plan.num_rows:
-        _begin(job, epoch, kept, len(wanted))
         last = epoch.number
-        _execute(job, work, sum(commit.rows for commit in kept), len(wanted))
+        _execute(job, work, kept, len(wanted))
+    elif seen.lost:
+        last = epoch.number
+        _begin(job, epoch, kept, len(wanted))
     expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
     return finalise(job.output, expected, lease.confirm, job.results)
 
@@ -204,6 +207,21 @@ def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
         return without_failed(epoch, seen.commits, among=job.ids)
 
 
+def _say_what_is_there(job: _Job, seen: Standing, kept: Sequence[Commit], total: int) -> None:
+    if seen.lost:
+        logger.warning("%s: %s; they are answered again%s", job.output.shown, loss_words(seen), _but_for(job, seen))
+    done = sum(commit.rows for commit in kept)
+    if 0 < done < total:
+        shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
+        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
+
+
+def _but_for(job: _Job, seen: Standing) -> str:
+    """Lost rows of an input that is not there any more stay lost."""
+    vanished = int((~is_in(ids_of(seen.lost), job.ids)).sum())
+    return f", but for {vanished:,} that are not in the input any more" if vanished else ""
+
+
 def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
     """From here on the output is this run's; nobody takes it for complete."""
     with failing_as(OutputError, "write the output", job.output):
@@ -213,16 +231,15 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
             clear(job.output, before=epoch.number)
             check_nothing_foreign(job.output)
     begin(job.output, provenance(job.config, job.fingerprint, total))
-    done = sum(commit.rows for commit in kept)
-    if done:
-        shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
-        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
 
 
-def _execute(job: _Job, work: Work, num_before: int, total: int) -> None:
+def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
+    num_before = sum(commit.rows for commit in kept)
     job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
     with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
+        # Only now: what an earlier run has left is as it was if there is no Ray.
+        _begin(job, work.epoch, kept, total)
         amend(job.output, {"cluster": shown_resources()})
         monitor = start_monitor()
         recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))

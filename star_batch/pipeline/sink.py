@@ -73,11 +73,11 @@ def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
     """
     started = time.perf_counter()
     commit = prepare_part(epoch, table)
-    part = epoch.output.at(commit.file)
+    part, data = epoch.output.at(commit.file), to_parquet(table)
     with failing_as(OutputError, "write the output", epoch.output):
         _check_open(epoch)
         crash_at("before part")
-        part.write_bytes(to_parquet(table))
+        part.write_bytes(data)
         crash_at("after part")
         try:
             _check_open(epoch)
@@ -85,7 +85,7 @@ def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
             # Whoever finished the output has tidied up already, and readers may be reading.
             part.delete()
             raise
-        marked = replace(commit, seconds=time.perf_counter() - started)
+        marked = replace(commit, seconds=time.perf_counter() - started, size=len(data))
         has_won = _create_marker(epoch.marker(hash_ids(table["id"].to_pylist())), marked)
         crash_at("after marker")
         return has_won

@@ -190,6 +190,16 @@ class Location:
             return []
 
     @_retried
+    def sizes(self) -> dict[str, int]:
+        """The same names with the files' sizes in bytes."""
+        prefix = self.path.rstrip("/") + "/"
+        try:
+            found = self.fs.find(self.path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {str(path).removeprefix(prefix): int(info["size"] or 0) for path, info in found.items()}
+
+    @_retried
     def delete(self) -> None:
         """Delete a file; one that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):
@@ -205,8 +215,9 @@ class Location:
         return file if self.is_local else _PatientFile(file, self)
 
     @_retried
-    def read_bytes(self) -> bytes:
-        return bytes(self.fs.cat_file(self.path))
+    def read_bytes(self, start: int | None = None) -> bytes:
+        """The whole file, or what is left of it from the byte `start`."""
+        return bytes(self.fs.cat_file(self.path, start=start))
 
     @_retried
     def write_bytes(self, data: bytes) -> None:
