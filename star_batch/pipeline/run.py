@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from star_batch.config import JobConfig
@@ -35,6 +35,7 @@ from star_batch.pipeline.openai_batch import stage, write_results
 from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear, strays
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
+from star_batch.pipeline.probe import probe
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.samples import Sampler
@@ -106,6 +107,7 @@ class _Job:
     fingerprint: Fingerprint
     on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
+    store: Mapping[str, str] = field(default_factory=dict)
 
     def left(self, done: Sequence[Commit]) -> InputPlan:
         return self.plan.only(~is_in(self.ids, ids_of(done)))
@@ -134,6 +136,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     summary = _finished_before(job)
     if summary is not None:
         return summary
+    job = replace(job, store=probe(job.output))
     with endpoint(config.metrics) as board, Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
         return _run_alone(replace(job, on_progress=_telling(board, on_progress)), lease)
 
@@ -230,7 +233,7 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
         if job.config.output.overwrite:
             clear(job.output, before=epoch.number)
             check_nothing_foreign(job.output)
-    begin(job.output, provenance(job.config, job.fingerprint, total))
+    begin(job.output, provenance(job.config, job.fingerprint, total) | {"store": dict(job.store)})
 
 
 def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
