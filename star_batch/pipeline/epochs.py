@@ -72,10 +72,6 @@ class Epoch:
     def marker(self, ids: str) -> Location:
         return self.output.at(COMMITS, f"{self.name}-{ids}.json")
 
-    def is_over(self) -> bool:
-        """Whether a later epoch has been opened."""
-        return newest(self.output) > self.number
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:

@@ -16,9 +16,9 @@ from ray.data.block import Block
 from ray.data.datasource import Datasink
 
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.epochs import Epoch
+from star_batch.pipeline.epochs import Epoch, newest
 from star_batch.pipeline.faults import crash_at
-from star_batch.pipeline.output import Commit
+from star_batch.pipeline.output import EPOCHS, Commit
 from star_batch.pipeline.parts import hash_ids, prepare_part, to_parquet
 from star_batch.pipeline.storage import Location, failing_as
 
@@ -92,8 +92,11 @@ def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
 
 
 def _check_open(epoch: Epoch) -> None:
-    if epoch.is_over():
+    last = newest(epoch.output)
+    if last > epoch.number:
         raise LeaseLost(f"{epoch.output.shown}: another run has taken over; this one wrote nothing since")
+    if last < epoch.number:
+        raise OutputError(f"{epoch.output.shown}: somebody has deleted the records of this run from {EPOCHS}")
 
 
 def _create_marker(marker: Location, commit: Commit) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from star_batch.errors import OutputError
-from star_batch.pipeline import locks
 from star_batch.pipeline.output import read_run
 from star_batch.pipeline.probe import probe
 from star_batch.pipeline.storage import Location
@@ -51,7 +51,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     if "link" in names:
         monkeypatch.setattr(os, "link", refuse)
     if "flock" in names:
-        monkeypatch.setattr(locks.fcntl, "flock", refuse)
+        monkeypatch.setattr(fcntl, "flock", refuse)
 
 
 def test_what_a_killed_probe_has_left_is_removed_when_it_is_old(output: Location) -> None:
