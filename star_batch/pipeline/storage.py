@@ -23,7 +23,7 @@ from star_batch.config import RETRY_SECONDS
 from star_batch.errors import ConfigError, StarBatchError
 from star_batch.pipeline.locks import locked
 from star_batch.pipeline.patient import PatientFile
-from star_batch.pipeline.redaction import has_userinfo, redacted
+from star_batch.pipeline.redaction import has_userinfo, redacted, without_credentials
 from star_batch.pipeline.trouble import STORAGE_ERRORS as STORAGE_ERRORS
 from star_batch.pipeline.trouble import code_of, is_transient, typed
 from star_batch.pipeline.trouble import explain as explain
@@ -112,7 +112,7 @@ class Location:
     @property
     def shown(self) -> str:
         """How it may be written down."""
-        return redacted(self.url, self.options)
+        return without_credentials(self.url)
 
     @property
     def is_local(self) -> bool:
