@@ -11,6 +11,7 @@ from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Progress, Snapshot, Summary
 from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.clearing import clear
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
 from star_batch.pipeline.digests import Digests, is_in
 from star_batch.pipeline.epochs import (
@@ -32,7 +33,7 @@ from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.losses import look_closely, loss_words
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.openai_batch import stage, write_results
-from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear, strays
+from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, strays
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
 from star_batch.pipeline.probe import probe
@@ -109,6 +110,11 @@ class _Job:
     verbose: bool
     store: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def staged(self) -> str | None:
+        """The folder of the requests, where they are OpenAI's."""
+        return self.config.input.paths[0].rpartition("/")[2] if self.results is not None else None
+
     def left(self, done: Sequence[Commit]) -> InputPlan:
         return self.plan.only(~is_in(self.ids, ids_of(done)))
 
@@ -181,9 +187,14 @@ def _look(job: _Job) -> Standing:
     return seen
 
 
+def _start_anew(job: _Job) -> Standing:
+    with failing_as(OutputError, "read the output", job.output):
+        check_nothing_foreign(job.output)
+        return Standing(number=newest(job.output))
+
+
 def _run_alone(job: _Job, lease: Lease) -> Summary:
-    is_overwritten = job.config.output.overwrite
-    seen = Standing(number=newest(job.output)) if is_overwritten else _look(job)
+    seen = _start_anew(job) if job.config.output.overwrite else _look(job)
     epoch = next_epoch(job.output, seen, job.fingerprint)
     kept = _kept(job, epoch, seen)
     sampler = Sampler.of(
@@ -231,8 +242,7 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
         job.output.at(SUCCESS).delete()
         open_epoch(epoch, kept, job.fingerprint)
         if job.config.output.overwrite:
-            clear(job.output, before=epoch.number)
-            check_nothing_foreign(job.output)
+            clear(job.output, before=epoch.number, staged=job.staged)
     begin(job.output, provenance(job.config, job.fingerprint, total) | {"store": dict(job.store)})
 
 
