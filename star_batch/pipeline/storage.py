@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # It logs what it raises as well, with a traceback each time.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+# Else it asks another service, by gRPC and for minutes, what kind of bucket it is; conditions go by the JSON API alone.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def _retrying(place: "Location") -> tenacity.Retrying:
