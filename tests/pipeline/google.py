@@ -101,6 +101,7 @@ class Google:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     google: ClassVar[Google]
+    location: str | None = None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -142,8 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
-        if (location := getattr(self, "location", None)) is not None:
-            self.send_header("Location", location)
+        if self.location is not None:
+            self.send_header("Location", self.location)
             self.location = None
         self.end_headers()
         self.wfile.write(body)

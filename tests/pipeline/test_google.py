@@ -1,15 +1,14 @@
 """Jobs on Google Cloud Storage: the real client, and a server that honours generations."""
 
+import importlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import google.auth.exceptions
 import pytest
 import requests.exceptions
-from gcsfs.retry import ChecksumError, HttpError
 
 from star_batch.errors import InputError, LeaseHeld, OutputError
 from star_batch.pipeline.epochs import look
@@ -25,7 +24,8 @@ from tests.pipeline.samples import input_config
 from tests.pipeline.test_crashes import KILLED, ROWS, UNIT, Bench, wait_for_commit
 from tests.pipeline.test_sink import answers, opened
 
-TransportError, RefreshError = google.auth.exceptions.TransportError, google.auth.exceptions.RefreshError
+auth: Any = importlib.import_module("google.auth.exceptions")
+gcsfs: Any = importlib.import_module("gcsfs.retry")
 
 
 @pytest.fixture
@@ -44,28 +44,28 @@ def options(endpoint: str) -> dict[str, Any]:
 
 
 def refresh_error_of_a_lost_connection() -> Exception:
-    error = RefreshError("metadata")
-    error.__cause__ = TransportError("no route")
+    error: Exception = auth.RefreshError("metadata")
+    error.__cause__ = auth.TransportError("no route")
     return error
 
 
 PASSING: list[Exception] = [
-    HttpError({"code": 503, "message": "Backend Error"}),
-    HttpError({"code": "429", "message": "slow down"}),
-    TransportError("no route"),
-    RefreshError("busy", retryable=True),
+    gcsfs.HttpError({"code": 503, "message": "Backend Error"}),
+    gcsfs.HttpError({"code": "429", "message": "slow down"}),
+    auth.TransportError("no route"),
+    auth.RefreshError("busy", retryable=True),
     refresh_error_of_a_lost_connection(),
-    ChecksumError("half a reply"),
+    gcsfs.ChecksumError("half a reply"),
     requests.exceptions.ProxyError(),
     requests.exceptions.ReadTimeout(),
 ]
 LASTING: list[tuple[Exception, str]] = [
-    (HttpError({"code": 401, "message": "Invalid Credentials"}), "access denied"),
+    (gcsfs.HttpError({"code": 401, "message": "Invalid Credentials"}), "access denied"),
     (OSError("Forbidden: https://storage/b/x\nno permission"), "access denied"),
-    (HttpError({"code": 400, "message": "Bad thing\nmore"}), "Bad thing"),
-    (HttpError({"code": 501, "message": "not implemented"}), "not implemented, 501"),
-    (RefreshError("invalid_grant"), "invalid_grant"),
-    (google.auth.exceptions.DefaultCredentialsError("set GOOGLE_…"), "no credentials were found"),
+    (gcsfs.HttpError({"code": 400, "message": "Bad thing\nmore"}), "Bad thing"),
+    (gcsfs.HttpError({"code": 501, "message": "not implemented"}), "not implemented, 501"),
+    (auth.RefreshError("invalid_grant"), "invalid_grant"),
+    (auth.DefaultCredentialsError("set GOOGLE_…"), "no credentials were found"),
     (ValueError("Bad Request: b/x\ninvalid name"), "Bad Request: b/x"),
 ]
 
@@ -91,9 +91,10 @@ def test_lasting_trouble_is_one_clear_line_at_once(error: Exception, words: str)
     def work() -> None:
         raise error
 
-    for patiently in (lambda: place.patiently(work), work):
+    doings: list[Callable[[], None]] = [lambda: place.patiently(work), work]
+    for do in doings:
         with pytest.raises(OutputError) as caught, failing_as(OutputError, "write the output", place):
-            patiently()
+            do()
         assert str(caught.value) == f"gs://bucket/x: cannot write the output: {words}"
     assert time.monotonic() - started < 1.0
     assert "\n" not in explain(error)
