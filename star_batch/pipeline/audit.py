@@ -3,9 +3,10 @@
 Changes nothing and needs no Ray running. Knows no engine.
 """
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,13 @@ from star_batch.errors import OutputError
 from star_batch.pipeline.epochs import Standing, look, with_vanished
 from star_batch.pipeline.finalise import differences
 from star_batch.pipeline.lease import Terms, read_lease
+from star_batch.pipeline.losses import look_closely, loss_words
 from star_batch.pipeline.output import Commit, read_run, strays
 from star_batch.pipeline.parts import read_part
 from star_batch.pipeline.plan import distinct, plan_input
 from star_batch.pipeline.storage import Location, failing_as
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 16
 
@@ -83,7 +87,9 @@ def status(output: Location) -> Status:
     Raises:
         OutputError: it cannot be read, or no job has ever begun there.
     """
-    seen, record = _look(output), read_run(output) or {}
+    seen, record = _look(output, look_closely), read_run(output) or {}
+    if seen.lost:
+        logger.warning("%s: %s; the same command, run again, answers them again", output.shown, loss_words(seen))
     return Status(
         answered=seen.answered,
         failed=seen.failed,
@@ -102,7 +108,7 @@ def verify(output: Location, input: Input | None) -> Verdict:
         OutputError, InputError: one of them cannot be read at all.
     """
     wanted = distinct(plan_input(input, output), "first")[1] if input is not None else None
-    seen = _look(output)
+    seen = _look(output, look)
     if wanted is not None and input is not None and input.vanished == "keep":
         wanted = with_vanished(wanted, seen.commits)
     with failing_as(OutputError, "read the output", output):
@@ -128,9 +134,9 @@ def recorded_input(output: Location, storage_options: Mapping[str, Any]) -> Inpu
         raise OutputError(f"{output.shown} has no record of its input: name it, or compare without it") from None
 
 
-def _look(output: Location) -> Standing:
+def _look(output: Location, how: Callable[[Location], Standing]) -> Standing:
     with failing_as(OutputError, "read the output", output):
-        seen = look(output)
+        seen = how(output)
     if not seen.number:
         raise OutputError(f"{output.shown}: no job has begun there")
     return seen

@@ -45,6 +45,7 @@ _SCHEMA = pa.schema(
         ("ids", pa.large_binary()),
         ("seconds", pa.float64()),
         ("at", pa.float64()),
+        ("size", pa.int64()),
     ]
 )
 
@@ -71,14 +72,13 @@ class Epoch:
     def marker(self, ids: str) -> Location:
         return self.output.at(COMMITS, f"{self.name}-{ids}.json")
 
-    def is_over(self) -> bool:
-        """Whether a later epoch has been opened."""
-        return newest(self.output) > self.number
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What counts at this moment. Number 0: nothing was ever begun."""
+    """What counts at this moment. Number 0: nothing was ever begun.
+
+    `lost`: what would count if its part were there and whole; empty unless somebody has looked for the parts.
+    """
 
     number: int = 0
     holder: str = ""
@@ -87,6 +87,7 @@ class Standing:
     commits: tuple[Commit, ...] = ()
     num_before: int = 0
     is_complete: bool = False
+    lost: tuple[Commit, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -232,8 +233,8 @@ def _read_record(record: Location) -> tuple[str, Fingerprint, float, tuple[Commi
         table = read_parquet(record.read_bytes())
         info = json.loads(table.schema.metadata[_INFO])
         # Column by column: a list of dicts would hold everything twice.
-        columns = [table[field.name].to_pylist() for field in fields(Commit)]
-        names = [field.name for field in fields(Commit)]
+        names = [field.name for field in fields(Commit) if field.name != "size" or "size" in table.column_names]
+        columns = [table[name].to_pylist() for name in names]
         commits = tuple(Commit(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
         return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), commits
     except ExtensionRefused as error:

@@ -24,6 +24,7 @@ from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.history import read_history, without_pauses
 from star_batch.pipeline.output import (
     ANSWERS,
+    EPOCHS,
     METRICS,
     SUCCESS,
     Commit,
@@ -71,8 +72,10 @@ def finalise(
     notes = RowNotes()
     with failing_as(OutputError, "finish the output", output):
         seen = look(output)
-        if seen.number != expected.epoch:
+        if seen.number > expected.epoch:
             raise LeaseLost(f"{output.shown}: another run has taken over; what was committed before that counts")
+        if seen.number < expected.epoch:
+            raise OutputError(f"{output.shown}: somebody has deleted the records of this run from {EPOCHS}")
         check_nothing_foreign(output)
         epoch = next_epoch(output, seen, expected.fingerprint)
         commits = without_repeats(epoch, seen.commits)

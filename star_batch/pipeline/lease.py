@@ -4,7 +4,8 @@ That answers are never lost or doubled does not hang on this: `epochs` sees to i
 whoever sleeps. The lease keeps two runs from doing the same work, and says who is there.
 
 A lease is free when it was given back, when its process is known to be dead, when it ran out long ago by the
-clock, or when it was watched for its whole term and nobody renewed it: that needs no two clocks to agree.
+clock, or when it was watched for its whole term and nobody renewed it: that needs no two clocks to agree. A file that
+somebody deleted or overwrote is written again by whoever holds the lease.
 Knows no answers.
 """
 
@@ -13,6 +14,7 @@ import datetime
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,10 +25,13 @@ from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
-from star_batch.errors import LeaseHeld, LeaseLost, OutputError
+from pydantic import TypeAdapter
+
+from star_batch.errors import LeaseHeld, LeaseLost, OutputError, StarBatchError
 from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location, explain, failing_as
 from star_batch.pipeline.swap import Read, read, swap
+from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ CLOCK_SKEW_SECONDS = 60.0
 
 _RENEWALS_PER_TERM = 4
 _LOOKS_PER_TERM = 40
+_TRIES = 5
 _STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
 _HELD: set[str] = set()
 """Leases of this process."""
@@ -62,11 +68,13 @@ class Terms:
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    def from_json(cls, data: bytes) -> Self | None:
+        """None if it is no lease; what later versions may add is passed over."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
-            raise OutputError(f"{LEASE} is not a lease of this tool: choose another output") from None
+            terms = TypeAdapter(cls).validate_json(data)
+        except ValueError:
+            return None
+        return terms if math.isfinite(terms.seconds) and math.isfinite(terms.expires) else None
 
     def is_free(self, now: float) -> bool:
         """Whether it may be taken without watching it."""
@@ -86,13 +94,14 @@ class Lease:
     Raises:
         LeaseHeld: another run is at work; with its machine and process.
         LeaseLost: another run took over while this one was not heard of.
+        OutputError: the file is no lease, or can be renewed no longer.
     """
 
     output: Location
     seconds: float
     _terms: Terms = field(init=False)
     _done: threading.Event = field(default_factory=threading.Event)
-    _is_lost: bool = False
+    _end: StarBatchError | None = None
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _caller: threading.Thread = field(init=False)
     _thread: threading.Thread = field(init=False)
@@ -118,8 +127,8 @@ class Lease:
         if self._is_main:
             signal.signal(_STOP, self._before or signal.SIG_DFL)
         _HELD.discard(self._terms.holder)
-        if self._is_lost:
-            raise LeaseLost(self._lost_words()) from None
+        if self._end is not None:
+            raise self._end from None
         with contextlib.suppress(*STORAGE_ERRORS):
             self._write(_fresh(self._terms, is_released=True))
 
@@ -130,15 +139,15 @@ class Lease:
             LeaseLost: it is another's.
         """
         self._renew()
-        if self._is_lost:
-            raise LeaseLost(self._lost_words())
+        if self._end is not None:
+            raise self._end
 
     def _take(self) -> None:
         file = self.output.at(LEASE)
         watched, patience = None, 0.0
         while True:
             there = read(file)
-            terms = Terms.from_json(there.data) if there is not None else None
+            terms = _terms_in(self.output, there)
             if terms is not None and watched is None:
                 watched, patience = terms, time.monotonic() + terms.seconds
             if terms is None or terms.is_free(time.time()) or time.monotonic() > patience:
@@ -164,47 +173,80 @@ class Lease:
                 self._renew()
             except STORAGE_ERRORS as error:
                 logger.warning("the lease could not be renewed: %s", explain(error, self.output.options))
-            if self._is_lost:
-                self._stop_caller()
+            except Exception as error:  # whatever it is: no job works on without anybody who renews
+                words = printable(f"{type(error).__name__}: {error}")
+                self._end = OutputError(f"{self.output.shown}: the lease can be renewed no longer: {words}")
+            if self._end is not None:
+                self._stop_caller(self._end)
                 return
 
     def _renew(self) -> None:
-        if not self._write(_fresh(self._terms)):
-            self._is_lost = True
+        other = self._write(_fresh(self._terms))
+        if other is not None:
+            words = f"another run has taken over ({_who(other)}); what was committed before that counts"
+            self._end = LeaseLost(f"{self.output.shown}: {words}")
 
-    def _write(self, terms: Terms) -> bool:
+    def _write(self, terms: Terms) -> Terms | None:
+        """The terms of another run that has the lease; None if it is ours."""
         file = replace(self.output.at(LEASE), retry_seconds=self.seconds)
-        there = read(file)
-        if there is None or Terms.from_json(there.data).holder != terms.holder:
-            return False
-        crash_at("while renewing the lease")
-        return swap(file, there, terms.to_json()) or self._still_ours(file)
+        for _ in range(_TRIES):
+            there = read(file)
+            found = Terms.from_json(there.data) if there is not None else None
+            if found is not None and found.holder != terms.holder:
+                return found
+            if there is None and terms.is_released:
+                return None
+            crash_at("while renewing the lease")
+            if swap(file, there, terms.to_json()):
+                if found is None:
+                    logger.warning("%s: %s; it was written again", file.shown, _harm(there))
+                return None
+            # A race: with a renewal of our own from another thread all is well.
+        return None
 
-    def _still_ours(self, file: Location) -> bool:
-        """After a lost race: with a renewal of our own, from another thread, all is well."""
-        there = read(file)
-        return there is not None and Terms.from_json(there.data).holder == self._terms.holder
-
-    def _stop_caller(self) -> None:
+    def _stop_caller(self, why: StarBatchError) -> None:
         """As if somebody had pressed Ctrl-C: it reaches the main thread wherever it waits."""
         with self._guard:
-            if not self._done.is_set() and self._is_main:
-                signal.pthread_kill(threading.main_thread().ident, _STOP)  # type: ignore[arg-type]
+            if self._done.is_set():
+                return
+            if not self._is_main:
+                logger.error("%s; the job stops before it declares its end", why)
+                return
+            signal.pthread_kill(threading.main_thread().ident, _STOP)  # type: ignore[arg-type]
 
     @property
     def _is_main(self) -> bool:
         """Only the main thread is told signals."""
         return self._caller is threading.main_thread()
 
-    def _lost_words(self) -> str:
-        return f"{self.output.shown}: another run has taken over; what was committed before that counts"
-
 
 def read_lease(output: Location) -> Terms | None:
-    """Who holds an output, or held it last."""
+    """Who holds an output, or held it last.
+
+    Raises:
+        OutputError: it cannot be read, or is no lease.
+    """
     with failing_as(OutputError, "read the output", output):
-        there = read(output.at(LEASE))
-    return Terms.from_json(there.data) if there is not None else None
+        return _terms_in(output, read(output.at(LEASE)))
+
+
+def _terms_in(output: Location, there: Read | None) -> Terms | None:
+    if there is None:
+        return None
+    terms = Terms.from_json(there.data)
+    if terms is None:
+        raise OutputError(
+            f"{output.at(LEASE).shown} is not a lease: it is damaged, or somebody else's. A run at work there writes "
+            "it again within its term; if there is none, delete the file"
+        )
+    return terms
+
+
+def _harm(there: Read | None) -> str:
+    if there is None:
+        return "somebody has deleted the lease of this run"
+    begins = printable(there.data[:40].decode(errors="replace"))
+    return f"somebody has overwritten the lease of this run (it begins with {begins!r})"
 
 
 def _own_terms(seconds: float) -> Terms:
@@ -225,10 +267,11 @@ def _fresh(terms: Terms, is_released: bool = False) -> Terms:
 
 
 def _held_words(output: Location, terms: Terms) -> str:
-    return (
-        f"{output.shown}: another run is at work there: process {terms.pid} on {terms.host}, since {terms.since}; "
-        "wait for it, or stop it"
-    )
+    return f"{output.shown}: another run is at work there: {_who(terms)}; wait for it, or stop it"
+
+
+def _who(terms: Terms) -> str:
+    return f"process {terms.pid} on {printable(terms.host)}, since {printable(terms.since)}"
 
 
 def _machine() -> str | None:

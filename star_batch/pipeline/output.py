@@ -30,8 +30,6 @@ METRICS = "_metrics"
 RUNS = "_runs"
 RUN = "_run.json"
 SUCCESS = "_SUCCESS"
-_OWN_FILES = (RUN, "report.html")
-_OWN_SUFFIXES = (".json", ".parquet", ".prom")
 _THREADS = 16
 # <epoch>-<holder>-<hash of the ids>-<attempt>; a local draft begins with a dot and ends with more.
 _PART = re.compile(r"\.?(\d{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(\.[0-9a-f]{32})?")
@@ -41,7 +39,8 @@ _PART = re.compile(r"\.?(\d{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(
 class Commit:
     """What one marker says: this part counts, and these ids are in it.
 
-    `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970.
+    `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970. `size` is the part's in
+    bytes; None in markers of before it was written down.
     """
 
     file: str
@@ -53,6 +52,7 @@ class Commit:
     ids: bytes
     seconds: float
     at: float
+    size: int | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self) | {"ids": b64encode(self.ids).decode()}).encode()
@@ -87,29 +87,10 @@ def strays(output: Location, commits: Iterable[Commit]) -> list[str]:
     return [name for name in names if name.endswith(".parquet") and f"{ANSWERS}/{name}" not in named]
 
 
-def clear(output: Location, before: int) -> None:
-    """Delete what this tool wrote before an epoch, and nothing else; what says that answers count goes first."""
-    for name in (SUCCESS, *_OWN_FILES):
-        output.at(name).delete()
-    for folder in (EPOCHS, COMMITS, RUNS, METRICS, ANSWERS):
-        names = output.at(folder).files()
-        delete(output.at(folder, name) for name in names if _is_own(name) and not _is_of(name, before))
-
-
 def delete(files: Iterable[Location]) -> None:
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(Location.delete, files):
             pass
-
-
-def _is_own(name: str) -> bool:
-    return name.startswith(".") or name.endswith(_OWN_SUFFIXES)
-
-
-def _is_of(name: str, epoch: int) -> bool:
-    """Whether a name begins with an epoch that is not before this one."""
-    number = name.removeprefix(".")[:8]
-    return number.isdigit() and int(number) >= epoch
 
 
 def begin(output: Location, record: Mapping[str, Any]) -> None:

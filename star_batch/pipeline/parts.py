@@ -22,6 +22,7 @@ from star_batch.pipeline.storage import Location
 from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
 _THREADS = 16
+_AGAIN = "run the same command again, and its rows are answered again"
 
 
 def prepare_part(epoch: Epoch, table: pa.Table) -> Commit:
@@ -64,13 +65,13 @@ def read_part(output: Location, commit: Commit, columns: Sequence[str] | None = 
     try:
         table = read_parquet(part.read_bytes(), columns)
     except FileNotFoundError:
-        raise OutputError(f"{part.shown} counts, and is not there") from None
+        raise OutputError(f"{part.shown} counts, and is not there: {_AGAIN}") from None
     except ExtensionRefused as error:
         raise OutputError(f"{part.shown}: {error}") from None
     except pa.ArrowException:
-        raise OutputError(f"{part.shown} is damaged") from None
+        raise OutputError(f"{part.shown} is damaged: delete it, then {_AGAIN}") from None
     if digest_ids(table["id"].to_pylist()) != commit.ids:
-        raise OutputError(f"{part.shown} holds other rows than its marker says")
+        raise OutputError(f"{part.shown} holds other rows than its marker says: delete it, then {_AGAIN}")
     return table
 
 
@@ -129,6 +130,6 @@ def _first_of_each(ids: Digests, tables: Sequence[pa.Table]) -> Mask:
 def _rewrite(epoch: Epoch, commit: Commit, table: pa.Table) -> Commit | None:
     if not table.num_rows:
         return None
-    part = prepare_part(epoch, table)
-    epoch.output.at(part.file).write_bytes(to_parquet(table))
-    return replace(part, at=commit.at, seconds=commit.seconds)
+    part, data = prepare_part(epoch, table), to_parquet(table)
+    epoch.output.at(part.file).write_bytes(data)
+    return replace(part, at=commit.at, seconds=commit.seconds, size=len(data))

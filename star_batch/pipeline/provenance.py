@@ -3,7 +3,6 @@
 import datetime
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from star_batch import __version__
 from star_batch.config import JobConfig
 from star_batch.pipeline.fingerprint import Fingerprint, Generation
-from star_batch.pipeline.redaction import redacted
+from star_batch.pipeline.redaction import without_credentials
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "s3fs")
 
@@ -35,17 +34,17 @@ def shown_config(config: JobConfig) -> dict[str, Any]:
     """A configuration as it may be shown: without storage options, URLs without userinfo."""
     hidden = {"input": {"storage_options"}, "output": {"storage_options"}}
     shown = config.model_dump(mode="json", exclude=hidden)
-    options = {"in": config.input.storage_options, "out": config.output.storage_options}
-    return {section: _without_secrets(values, options) for section, values in shown.items()}
+    return {section: _without_secrets(values) for section, values in shown.items()}
 
 
-def _without_secrets(value: Any, options: Mapping[str, Any]) -> Any:
+def _without_secrets(value: Any) -> Any:
+    """What is read again, such as a path, is verbatim."""
     if isinstance(value, str):
-        return redacted(value, options)
+        return without_credentials(value)
     if isinstance(value, dict):
-        return {key: _without_secrets(item, options) for key, item in value.items()}
+        return {key: _without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(item, options) for item in value]
+        return [_without_secrets(item) for item in value]
     return value
 
 

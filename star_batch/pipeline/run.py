@@ -4,13 +4,14 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Progress, Snapshot, Summary
 from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.clearing import clear
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
 from star_batch.pipeline.digests import Digests, is_in
 from star_batch.pipeline.epochs import (
@@ -18,7 +19,6 @@ from star_batch.pipeline.epochs import (
     Standing,
     check_fingerprint,
     ids_of,
-    look,
     newest,
     next_epoch,
     open_epoch,
@@ -30,11 +30,13 @@ from star_batch.pipeline.fingerprint import Fingerprint, Generation, fingerprint
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.history import Recorder
 from star_batch.pipeline.lease import Lease
+from star_batch.pipeline.losses import look_closely, loss_words
 from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
 from star_batch.pipeline.openai_batch import stage, write_results
-from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, clear, strays
+from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, strays
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.plan import InputPlan, distinct, plan_input
+from star_batch.pipeline.probe import probe
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.samples import Sampler
@@ -107,6 +109,12 @@ class _Job:
     generation: Generation
     on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
+    store: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def staged(self) -> str | None:
+        """The folder of the requests, where they are OpenAI's."""
+        return self.config.input.paths[0].rpartition("/")[2] if self.results is not None else None
 
     def left(self, done: Sequence[Commit]) -> InputPlan:
         return self.plan.only(~is_in(self.ids, ids_of(done)))
@@ -136,6 +144,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     summary = _finished_before(job)
     if summary is not None:
         return summary
+    job = replace(job, store=probe(job.output))
     with endpoint(config.metrics) as board, Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
         return _run_alone(replace(job, on_progress=_telling(board, on_progress)), lease)
 
@@ -168,7 +177,7 @@ def _finished_before(job: _Job) -> Summary | None:
 
 def _look(job: _Job) -> Standing:
     with failing_as(OutputError, "read the output", job.output):
-        seen = look(job.output)
+        seen = look_closely(job.output)
         check_nothing_foreign(job.output)
     check_fingerprint(job.output, seen.fingerprint, job.fingerprint)
     foreign = len(job.expected(seen.commits)) - len(job.ids)
@@ -180,9 +189,14 @@ def _look(job: _Job) -> Standing:
     return seen
 
 
+def _start_anew(job: _Job) -> Standing:
+    with failing_as(OutputError, "read the output", job.output):
+        check_nothing_foreign(job.output)
+        return Standing(number=newest(job.output))
+
+
 def _run_alone(job: _Job, lease: Lease) -> Summary:
-    is_overwritten = job.config.output.overwrite
-    seen = Standing(number=newest(job.output)) if is_overwritten else _look(job)
+    seen = _start_anew(job) if job.config.output.overwrite else _look(job)
     epoch = next_epoch(job.output, seen, job.fingerprint)
     kept = _kept(job, epoch, seen)
     sampler = Sampler.of(
@@ -190,10 +204,13 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     )
     work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
     last, wanted = seen.number, job.expected(kept)
+    _say_what_is_there(job, seen, kept, len(wanted))
     if work.plan.num_rows:
-        _begin(job, epoch, kept, len(wanted))
         last = epoch.number
-        _execute(job, work, sum(commit.rows for commit in kept), len(wanted))
+        _execute(job, work, kept, len(wanted))
+    elif seen.lost:
+        last = epoch.number
+        _begin(job, epoch, kept, len(wanted))
     expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
     return finalise(job.output, expected, lease.confirm, job.results)
 
@@ -206,27 +223,41 @@ def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
         return without_failed(epoch, seen.commits, among=job.ids)
 
 
+def _say_what_is_there(job: _Job, seen: Standing, kept: Sequence[Commit], total: int) -> None:
+    if seen.lost:
+        logger.warning("%s: %s; they are answered again%s", job.output.shown, loss_words(seen), _but_for(job, seen))
+    done = sum(commit.rows for commit in kept)
+    if 0 < done < total:
+        shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
+        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
+
+
+def _but_for(job: _Job, seen: Standing) -> str:
+    """Lost rows of an input that is not there any more stay lost."""
+    vanished = int((~is_in(ids_of(seen.lost), job.ids)).sum())
+    return f", but for {vanished:,} that are not in the input any more" if vanished else ""
+
+
 def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
     """From here on the output is this run's; nobody takes it for complete."""
     with failing_as(OutputError, "write the output", job.output):
         job.output.at(SUCCESS).delete()
         open_epoch(epoch, kept, job.fingerprint)
         if job.config.output.overwrite:
-            clear(job.output, before=epoch.number)
-            check_nothing_foreign(job.output)
-    begin(job.output, provenance(job.config, job.fingerprint, total, job.generation))
+            clear(job.output, before=epoch.number, staged=job.staged)
+    record = provenance(job.config, job.fingerprint, total, job.generation)
+    begin(job.output, record | {"store": dict(job.store)})
     if job.generation.not_applied:
         logger.warning("the checkpoint's generation settings that are not applied: %s", job.generation.shown)
-    done = sum(commit.rows for commit in kept)
-    if done:
-        shown = f"{done:,} of {total:,} rows are done ({sum(commit.failed for commit in kept):,} failed)"
-        logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
 
 
-def _execute(job: _Job, work: Work, num_before: int, total: int) -> None:
+def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
+    num_before = sum(commit.rows for commit in kept)
     job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
     with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
+        # Only now: what an earlier run has left is as it was if there is no Ray.
+        _begin(job, work.epoch, kept, total)
         amend(job.output, {"cluster": shown_resources()})
         monitor = start_monitor()
         recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))

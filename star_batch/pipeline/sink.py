@@ -16,9 +16,9 @@ from ray.data.block import Block
 from ray.data.datasource import Datasink
 
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.epochs import Epoch
+from star_batch.pipeline.epochs import Epoch, newest
 from star_batch.pipeline.faults import crash_at
-from star_batch.pipeline.output import Commit
+from star_batch.pipeline.output import EPOCHS, Commit
 from star_batch.pipeline.parts import hash_ids, prepare_part, to_parquet
 from star_batch.pipeline.storage import Location, failing_as
 
@@ -73,11 +73,11 @@ def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
     """
     started = time.perf_counter()
     commit = prepare_part(epoch, table)
-    part = epoch.output.at(commit.file)
+    part, data = epoch.output.at(commit.file), to_parquet(table)
     with failing_as(OutputError, "write the output", epoch.output):
         _check_open(epoch)
         crash_at("before part")
-        part.write_bytes(to_parquet(table))
+        part.write_bytes(data)
         crash_at("after part")
         try:
             _check_open(epoch)
@@ -85,15 +85,18 @@ def commit_rows(epoch: Epoch, table: pa.Table) -> bool:
             # Whoever finished the output has tidied up already, and readers may be reading.
             part.delete()
             raise
-        marked = replace(commit, seconds=time.perf_counter() - started)
+        marked = replace(commit, seconds=time.perf_counter() - started, size=len(data))
         has_won = _create_marker(epoch.marker(hash_ids(table["id"].to_pylist())), marked)
         crash_at("after marker")
         return has_won
 
 
 def _check_open(epoch: Epoch) -> None:
-    if epoch.is_over():
+    last = newest(epoch.output)
+    if last > epoch.number:
         raise LeaseLost(f"{epoch.output.shown}: another run has taken over; this one wrote nothing since")
+    if last < epoch.number:
+        raise OutputError(f"{epoch.output.shown}: somebody has deleted the records of this run from {EPOCHS}")
 
 
 def _create_marker(marker: Location, commit: Commit) -> bool:

@@ -7,61 +7,28 @@ Knows no Ray and no schema, and never shows the value of an option.
 import contextlib
 import errno
 import functools
-import io
 import logging
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from http.client import IncompleteRead
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import fsspec
 import tenacity
-from aiohttp import ClientError as AiohttpError
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    MetadataRetrievalError,
-    NoCredentialsError,
-)
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
 
 from star_batch.config import RETRY_SECONDS
 from star_batch.errors import ConfigError, StarBatchError
 from star_batch.pipeline.locks import locked
-from star_batch.pipeline.redaction import has_userinfo, redacted
+from star_batch.pipeline.patient import PatientFile
+from star_batch.pipeline.redaction import has_userinfo, redacted, without_credentials
+from star_batch.pipeline.trouble import STORAGE_ERRORS as STORAGE_ERRORS
+from star_batch.pipeline.trouble import code_of, is_transient, typed
+from star_batch.pipeline.trouble import explain as explain
 
-STORAGE_ERRORS = (OSError, BotoCoreError, ClientError, AiohttpError, IncompleteRead)
-"""What a file system raises."""
-
-_TRANSIENT = (
-    ConnectionError,
-    TimeoutError,
-    HTTPClientError,
-    BotoConnectionError,
-    ResponseParserError,
-    CredentialRetrievalError,
-    MetadataRetrievalError,
-    AiohttpError,
-    IncompleteRead,
-)
-_TRANSIENT_ERRNO = frozenset(
-    {
-        *(errno.EBUSY, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT),
-        # How s3fs spells 500, 503 and their like.
-        *(errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)),
-    }
-)
-# 409 is what a conditional write gets that meets another.
-_TRANSIENT_STATUS = frozenset({408, 409, 429, *range(500, 600)})
-_TRANSIENT_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "BadDigest", "IncompleteBody"})
 # FAT, some FUSE mounts and some network shares.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _LONGEST_WAIT = 20.0
@@ -72,15 +39,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-
-def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help."""
-    reply = error if isinstance(error, ClientError) else error.__cause__
-    if isinstance(reply, ClientError):
-        # Judged by what the server said: s3fs calls every code that it does not know an I/O error.
-        status = reply.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status in _TRANSIENT_STATUS or _code(reply) in _TRANSIENT_CODES
-    return isinstance(error, _TRANSIENT) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO)
+# It logs what it raises as well, with a traceback each time.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+# Else it asks another service, by gRPC and for minutes, what kind of bucket it is; conditions go by the JSON API alone.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def _retrying(place: "Location") -> tenacity.Retrying:
@@ -107,7 +69,7 @@ def _tell(place: "Location", state: tenacity.RetryCallState) -> None:
 def _retried(method: Callable[Concatenate["Location", P], T]) -> Callable[Concatenate["Location", P], T]:
     @functools.wraps(method)
     def patiently(self: "Location", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _retrying(self)(method, self, *args, **kwargs)
+        return self.patiently(lambda: method(self, *args, **kwargs))
 
     return patiently
 
@@ -153,7 +115,7 @@ class Location:
     @property
     def shown(self) -> str:
         """How it may be written down."""
-        return redacted(self.url, self.options)
+        return without_credentials(self.url)
 
     @property
     def is_local(self) -> bool:
@@ -191,6 +153,16 @@ class Location:
             return []
 
     @_retried
+    def sizes(self) -> dict[str, int]:
+        """The same names with the files' sizes in bytes."""
+        prefix = self.path.rstrip("/") + "/"
+        try:
+            found = self.fs.find(self.path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {str(path).removeprefix(prefix): int(info["size"] or 0) for path, info in found.items()}
+
+    @_retried
     def delete(self) -> None:
         """Delete a file; one that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):
@@ -198,16 +170,22 @@ class Location:
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Something else that is done with the file system."""
-        return _retrying(self)(work)
+
+        def once() -> T:
+            with typed():
+                return work()
+
+        return _retrying(self)(once)
 
     def open_file(self, path: str) -> Any:
         """A file of the same file system, under that system's own name for it, to read and seek in."""
         file = self.patiently(lambda: self.fs.open(path, "rb"))
-        return file if self.is_local else _PatientFile(file, self)
+        return file if self.is_local else PatientFile(file, self.patiently)
 
     @_retried
-    def read_bytes(self) -> bytes:
-        return bytes(self.fs.cat_file(self.path))
+    def read_bytes(self, start: int | None = None) -> bytes:
+        """The whole file, or what is left of it from the byte `start`."""
+        return bytes(self.fs.cat_file(self.path, start=start))
 
     @_retried
     def write_bytes(self, data: bytes) -> None:
@@ -228,13 +206,14 @@ class Location:
                 draft.replace(self.path)
             return
         file: Any = self.patiently(lambda: self.fs.open(self.path, "wb", autocommit=False))
-        try:
-            yield file
-            file.close()
-            file.commit()
-        except BaseException:
-            file.discard()
-            raise
+        with typed():
+            try:
+                yield file
+                file.close()
+                file.commit()
+            except BaseException:
+                file.discard()
+                raise
 
     @_retried
     def create(self, data: bytes) -> None:
@@ -268,7 +247,7 @@ class Location:
             self.fs.pipe_file(self.path, data, mode="create")
         except OSError as error:
             # s3fs looks for a field in the reply that not every S3 server sends.
-            if _code(error.__cause__) in ("PreconditionFailed", "412"):
+            if code_of(error.__cause__) in ("PreconditionFailed", "412"):
                 raise FileExistsError(errno.EEXIST, "exists already", self.path) from error
             raise
 
@@ -282,44 +261,6 @@ class Location:
             yield draft
         finally:
             draft.unlink(missing_ok=True)
-
-
-class _PatientFile(io.RawIOBase):
-    """A remote file whose reads are tried again, each by itself: what was read before is not read twice."""
-
-    def __init__(self, file: Any, place: Location) -> None:
-        self._file = file
-        self._place = place
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def read(self, size: int = -1) -> bytes:
-        start = self.tell()
-
-        def again() -> bytes:
-            self.seek(start)
-            return bytes(self._file.read(size))
-
-        return self._place.patiently(again)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _code(error: BaseException | None) -> str | None:
-    """S3's own word for an error."""
-    return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
 
 
 def scheme_of(url: str) -> str:
@@ -345,6 +286,10 @@ def _with_defaults(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
         # Written down here because workers on other machines do not share this environment.
         if endpoint and "endpoint_url" not in given.get("client_kwargs", {}):
             given.setdefault("endpoint_url", endpoint)
+    if scheme in ("gs", "gcs"):
+        given.setdefault("use_listings_cache", False)
+        if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+            given.setdefault("endpoint_url", emulator)
     return given
 
 
@@ -356,21 +301,7 @@ def failing_as(kind: type[StarBatchError], doing: str, location: Location) -> It
         StarBatchError: of that kind.
     """
     try:
-        yield
+        with typed():
+            yield
     except STORAGE_ERRORS as error:
         raise kind(f"{location.shown}: cannot {doing}: {explain(error, location.options)}") from None
-
-
-def explain(error: BaseException, options: Mapping[str, Any] | None = None) -> str:
-    """One line about what a file system raised, without secrets."""
-    match error:
-        case FileNotFoundError():
-            return "not found"
-        case PermissionError():
-            return "access denied"
-        case NoCredentialsError():
-            return "no credentials were found"
-        case OSError() if error.strerror:
-            return redacted(error.strerror, options)
-    lines = str(error).strip().splitlines()
-    return redacted(lines[0] if lines else type(error).__name__, options)

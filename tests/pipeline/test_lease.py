@@ -1,5 +1,7 @@
 """One run at a time: who gets the lease, who waits for it, who loses it, and what clocks have to do with it."""
 
+import json
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +20,16 @@ from tests.conftest import BUCKET
 from tests.pipeline.test_s3 import options
 
 SECONDS = 1.0
+FOREIGN = Terms(
+    holder="another",
+    host="elsewhere",
+    pid=7,
+    machine=None,
+    since="yesterday",
+    seconds=SECONDS,
+    expires=1e12,
+    nonce="n",
+)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -29,17 +41,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 def left_behind(output: Location, **changes: object) -> Terms:
     """The lease of a run on another machine that is not heard of any more."""
-    terms = Terms(
-        holder="another",
-        host="elsewhere",
-        pid=7,
-        machine=None,
-        since="yesterday",
-        seconds=SECONDS,
-        expires=time.time() + SECONDS,
-        nonce="n",
-    )
-    terms = replace(terms, **changes)  # type: ignore[arg-type]
+    terms = replace(FOREIGN, **{"expires": time.time() + SECONDS, **changes})  # type: ignore[arg-type]
     output.at(LEASE).write_bytes(terms.to_json())
     return terms
 
@@ -129,7 +131,7 @@ def be_succeeded(output: Location, then: Callable[[Lease], None], seconds: float
 def test_whoever_is_succeeded_is_stopped_where_it_waits(tmp_path: Path) -> None:
     output = Location.of(str(tmp_path / "out"))
     started = time.monotonic()
-    with pytest.raises(LeaseLost, match="another run has taken over"):
+    with pytest.raises(LeaseLost, match=r"another run has taken over \(process 7 on elsewhere, since yesterday\)"):
         be_succeeded(output, then=lambda lease: time.sleep(30))
     assert time.monotonic() - started < 10
     assert held(output).holder == "another"
@@ -160,12 +162,91 @@ def test_an_error_inside_stays_the_error(tmp_path: Path) -> None:
     assert held(output).is_released
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]"])
-def test_what_is_no_lease_is_refused(tmp_path: Path, content: bytes) -> None:
+NO_LEASES = [
+    b"",
+    b"{}",
+    b"[]",
+    b"\xff\x00\x1b]0;x",
+    b"[" * 100_000,
+    b'{"holder": 7}',
+    replace(FOREIGN, expires=float("nan")).to_json(),
+    replace(FOREIGN, seconds=float("inf")).to_json(),
+]
+
+
+@pytest.mark.parametrize("content", NO_LEASES)
+def test_what_is_no_lease_is_refused_and_the_cure_is_named(tmp_path: Path, content: bytes) -> None:
     output = Location.of(str(tmp_path / "out"))
     output.at(LEASE).write_bytes(content)
-    with pytest.raises(OutputError, match=r"_lease\.json is not a lease"):
-        seconds_to_take(output)
+    for look in (seconds_to_take, read_lease):
+        with pytest.raises(OutputError, match=r"out/_lease\.json is not a lease: .* if there is none, delete the file"):
+            look(output)
+    output.at(LEASE).delete()
+    assert seconds_to_take(output) < SECONDS
+
+
+def test_a_lease_of_a_later_version_is_a_lease(output: Location) -> None:
+    values = json.loads(FOREIGN.to_json()) | {"colour": "blue"}
+    output.at(LEASE).write_bytes(json.dumps(values).encode())
+    assert held(output) == FOREIGN
+
+
+@pytest.mark.parametrize("content", [None, *NO_LEASES[:4]])
+def test_a_lease_that_somebody_deletes_or_overwrites_is_written_again(
+    output: Location, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged file killed the thread that renews, and the job worked on without anybody who knew of it."""
+    with Lease(output=output, seconds=SECONDS) as lease:
+        output.at(LEASE).delete() if content is None else output.at(LEASE).write_bytes(content)
+        wait_until(lambda: "written again" in caplog.text)
+        assert held(output).holder == lease._terms.holder
+        with pytest.raises(LeaseHeld, match=f"process {held(output).pid} on "):
+            seconds_to_take(output)
+        lease.confirm()
+    assert held(output).is_released
+    [words] = [text for text in caplog.messages if "written again" in text]
+    what = "deleted" if content is None else "overwritten"
+    assert words.startswith(f"{output.at(LEASE).shown}: somebody has {what} the lease of this run")
+    assert words.isprintable()
+
+
+def test_a_released_lease_does_not_come_back_into_a_folder_that_is_gone(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    with Lease(output=output, seconds=600.0):
+        shutil.rmtree(tmp_path / "out")
+    assert not (tmp_path / "out" / LEASE).exists()
+
+
+@pytest.mark.parametrize("thread", ["the main thread", "another"])
+def test_whatever_happens_to_the_renewing_thread_ends_the_job(
+    tmp_path: Path, thread: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    output, raised = Location.of(str(tmp_path / "out")), []
+
+    def work() -> None:
+        try:
+            with Lease(output=output, seconds=SECONDS) as lease:
+                monkeypatch.setattr(module, "read", lambda file: 1 / 0)
+                if thread == "another":
+                    wait_until(lambda: "the job stops" in caplog.text)
+                    lease.confirm()
+                time.sleep(30)
+        except (OutputError, ZeroDivisionError) as error:
+            raised.append(str(error))
+
+    if thread == "another":
+        threading.Thread(target=work).start()
+        wait_until(lambda: bool(raised))
+    else:
+        work()
+    assert raised == [f"{output.shown}: the lease can be renewed no longer: ZeroDivisionError: division by zero"]
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 def test_a_swap_counts_only_if_nobody_was_faster(output: Location) -> None:

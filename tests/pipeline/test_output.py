@@ -8,7 +8,7 @@ from star_batch.pipeline import epochs
 from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.output import amend, begin, clear
+from star_batch.pipeline.output import amend, begin
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.sink import commit_rows
@@ -120,32 +120,6 @@ def test_what_is_damaged_is_named(output: Location, name: str) -> None:
     output.at(place).write_bytes(b"{")
     with pytest.raises(OutputError, match=f"{place} is damaged"):
         look(output)
-
-
-def test_clearing_deletes_own_files_of_earlier_epochs_only(output: Location) -> None:
-    commit_rows(opened(output), answers("a"))
-    later = next_epoch(output, look(output), FINGERPRINT)
-    open_epoch(later, (), FINGERPRINT)
-    before = set(output.files())
-    commit_rows(later, answers("b"))
-    kept = set(output.files()) - before | {"_epochs/00000002.parquet"}
-    own = [
-        "_SUCCESS",
-        "report.html",
-        "_metrics/summary.json",
-        "_metrics/sample-1.parquet",
-        "answers/.draft.parquet.abc",
-    ]
-    foreign = ["notes.txt", "answers/notes.txt", "mine/x.parquet"]
-    for name in own + foreign:
-        output.at(*name.split("/")).write_bytes(b"x")
-    clear(output, before=later.number)
-    assert set(output.files()) == kept | set(foreign)
-    assert look(output).rows == 1
-
-
-def test_clearing_nothing_is_fine(output: Location) -> None:
-    clear(output, before=1)
 
 
 def test_an_unwritable_output_says_so(tmp_path: Path) -> None:

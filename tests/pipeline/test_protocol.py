@@ -23,6 +23,7 @@ from star_batch.errors import StarBatchError
 from star_batch.pipeline.digests import digest_ids, is_in, joined
 from star_batch.pipeline.epochs import Epoch, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.finalise import Expected, finalise
+from star_batch.pipeline.losses import look_closely
 from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
@@ -200,10 +201,12 @@ class Protocol(RuleBasedStateMachine):
     def kill(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from([p for p in self.processes if not p.is_over])).kill()
 
-    @rule()
-    def go_on_alone(self) -> None:
-        """A run that nobody disturbs finishes the job, whatever lies there and whoever still sleeps."""
-        seen = look(self.output)
+    @rule(is_harmed=st.booleans())
+    def go_on_alone(self, is_harmed: bool) -> None:
+        """A run that nobody disturbs finishes the job, whatever lies there, is lost, and whoever still sleeps."""
+        if is_harmed and (there := look(self.output).commits):
+            self.output.at(there[0].file).delete()
+        seen = look_closely(self.output)
         epoch = next_epoch(self.output, seen, FINGERPRINT)
         open_epoch(epoch, seen.commits, FINGERPRINT)
         done = ids_of(seen.commits)

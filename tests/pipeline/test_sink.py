@@ -109,8 +109,17 @@ def test_no_rows_make_no_part(output: Location, epoch: Epoch) -> None:
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
+    epoch = next_epoch(Location.of(str(tmp_path / "out")), Standing(number=-1), FINGERPRINT)
     with pytest.raises(OutputError, match="cannot write the output: Not a directory"):
-        commit_rows(next_epoch(Location.of(str(tmp_path / "out")), Standing(), FINGERPRINT), answers("a"))
+        commit_rows(epoch, answers("a"))
+
+
+def test_a_run_whose_records_were_deleted_stops_at_its_next_commit(output: Location, epoch: Epoch) -> None:
+    commit_rows(epoch, answers("a"))
+    output.at("_epochs", "00000001.parquet").delete()
+    with pytest.raises(OutputError, match="somebody has deleted the records of this run from _epochs"):
+        commit_rows(epoch, answers("b"))
+    assert len(parts(output)) == 1
 
 
 def test_nothing_of_an_epoch_that_is_over_becomes_visible(output: Location, epoch: Epoch) -> None:
