@@ -65,12 +65,16 @@ def test_what_was_encoded_comes_back(data: bytes, encode: Callable[[bytes], byte
     assert decode_base64(text if is_padded else text.rstrip("=")) == data
 
 
+def decoded(decode: Callable[[str], bytes], text: str) -> bytes | str:
+    """The bytes, or what is said about the text."""
+    try:
+        return decode(text)
+    except ValueError as error:
+        return str(error)
+
+
 @given(st.text())
-def test_any_text_is_decoded_or_refused(text: str) -> None:
-    for decode, prefix in ((decode_base64, ""), (decode_data_uri, "data:"), (decode_data_uri, "data:;base64,")):
-        try:
-            assert isinstance(decode(prefix + text), bytes)
-        except UnicodeError:
-            raise
-        except ValueError as error:
-            assert str(error).isprintable()
+def test_any_text_is_decoded_or_refused_in_words(text: str) -> None:
+    for decode, prefix in ((decode_base64, ""), (decode_data_uri, "data:,"), (decode_data_uri, "data:;base64,")):
+        found = decoded(decode, prefix + text)
+        assert isinstance(found, bytes) or found.startswith("the data")

@@ -249,7 +249,7 @@ def _read_record(record: Location) -> tuple[str, Fingerprint, float, int, tuple[
         names = [field.name for field in fields(Commit)]
         commits = tuple(Commit(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
         # Records had no form before there was a second one.
-        form = int(info["form"] if "form" in info else 1)
+        form = int(dict(info).get("form", 1))
         return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), form, commits
     except ExtensionRefused as error:
         raise OutputError(f"{record.shown}: {error}") from None
