@@ -118,7 +118,8 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
         pa.field("label_probability", pa.float64()),
         pa.field("label_margin", pa.float64()),
-        pa.field("label_probabilities", pa.map_(pa.string(), pa.float64())),
+        # Not a map: Hugging Face's datasets have none.
+        pa.field("label_probabilities", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))),
         pa.field("num_visual", pa.int32()),
         pa.field("num_kept", pa.list_(pa.int32())),
         pa.field("num_prompt", pa.int32()),
@@ -169,7 +170,7 @@ def _to_row(answer: Answer, reference: str | None, with_token_ids: bool) -> dict
         "label": answer.label,
         "label_probability": answer.label_probability,
         "label_margin": answer.label_margin,
-        "label_probabilities": answer.label_probabilities,
+        "label_probabilities": _pairs(answer.label_probabilities),
         "num_visual": answer.num_visual,
         "num_kept": list(answer.num_kept) if answer.num_kept is not None else None,
         "num_prompt": answer.num_prompt,
@@ -179,6 +180,12 @@ def _to_row(answer: Answer, reference: str | None, with_token_ids: bool) -> dict
         "reference": reference,
         "is_correct": matches(answer.text, reference) if reference is not None else None,
     }
+
+
+def _pairs(probabilities: Mapping[str, float] | None) -> list[dict[str, object]] | None:
+    if probabilities is None:
+        return None
+    return [{"label": label, "probability": probability} for label, probability in probabilities.items()]
 
 
 def matches(text: str | None, reference: str) -> bool:

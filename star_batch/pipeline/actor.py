@@ -34,6 +34,7 @@ from star_batch.pipeline.ledger import Process, Rows
 from star_batch.pipeline.monitor import Report
 from star_batch.pipeline.preprocess import kept_fields, to_records
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
+from star_batch.pipeline.readable import readable_type
 from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.watchdog import Watchdog
@@ -61,7 +62,7 @@ class ActorSettings:
 
 def answers_schema(input_schema: pa.Schema, keep_columns: Sequence[str]) -> pa.Schema:
     """The one schema of every part: the answers' columns, then the carried ones."""
-    return pa.schema([*ANSWER_SCHEMA, *(input_schema.field(name) for name in keep_columns)])
+    return pa.schema([*ANSWER_SCHEMA, *((name, readable_type(input_schema.field(name).type)) for name in keep_columns)])
 
 
 class EngineActor:

@@ -30,6 +30,9 @@ from star_batch.pipeline.output import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit
 from star_batch.pipeline.storage import Location
 from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
+PART_FORM = 2
+"""Raised when the columns of the parts change their types. What is older is read, and written anew at the end."""
+
 _THREADS = 16
 _NUM_DIFFERENCES = 6
 _INFO = b"star_batch"
@@ -54,13 +57,14 @@ _SCHEMA = pa.schema(
 class Epoch:
     """The right to make parts count until a later epoch is opened. Small: it travels to every task.
 
-    `holder` tells apart runs that an operator made collide by deleting records.
+    `holder` tells apart runs that an operator made collide by deleting records. `form`: the oldest among the parts.
     """
 
     output: Location
     number: int
     holder: str
     fingerprint: str
+    form: int = PART_FORM
 
     @property
     def name(self) -> str:
@@ -75,7 +79,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What counts at this moment. Number 0: nothing was ever begun.
+    """What counts at this moment. Number 0: nothing was ever begun. `form`: the oldest that a part may have.
 
     `lost`: what would count if its part were there and whole; empty unless somebody has looked for the parts.
     """
@@ -88,6 +92,7 @@ class Standing:
     num_before: int = 0
     is_complete: bool = False
     lost: tuple[Commit, ...] = ()
+    form: int = PART_FORM
 
     @property
     def rows(self) -> int:
@@ -138,7 +143,7 @@ def _look_at(output: Location, number: int) -> Standing:
         _check_unused(output)
         return Standing()
     record = output.at(EPOCHS, f"{number:08d}.parquet")
-    holder, fingerprint, opened, before = _read_record(record)
+    holder, fingerprint, opened, form, before = _read_record(record)
     name = f"{number:08d}-{holder}"
     fresh = _load_markers(output, name)
     return Standing(
@@ -149,12 +154,19 @@ def _look_at(output: Location, number: int) -> Standing:
         commits=(*before, *fresh),
         num_before=len(before),
         is_complete=_completed(output) == name,
+        form=form,
     )
 
 
 def next_epoch(output: Location, after: Standing, fingerprint: Fingerprint) -> Epoch:
     """What may be opened; parts can be written for it beforehand, and nobody sees them."""
-    return Epoch(output=output, number=after.number + 1, holder=uuid.uuid4().hex[:12], fingerprint=fingerprint.digest)
+    return Epoch(
+        output=output,
+        number=after.number + 1,
+        holder=uuid.uuid4().hex[:12],
+        fingerprint=fingerprint.digest,
+        form=after.form if after.commits else PART_FORM,
+    )
 
 
 def open_epoch(epoch: Epoch, kept: Sequence[Commit], fingerprint: Fingerprint) -> None:
@@ -220,7 +232,8 @@ def _check_unused(output: Location) -> None:
 
 
 def _to_parquet(epoch: Epoch, commits: Sequence[Commit], fingerprint: Fingerprint) -> bytes:
-    info = {"holder": epoch.holder, "opened": time.time(), "fingerprint": dict(fingerprint.parts)}
+    parts = dict(fingerprint.parts)
+    info = {"holder": epoch.holder, "opened": time.time(), "form": epoch.form, "fingerprint": parts}
     table = pa.Table.from_pylist([asdict(commit) for commit in commits], schema=_SCHEMA)
     buffer = io.BytesIO()
     # Digests repeat nowhere and cannot be compressed.
@@ -228,7 +241,7 @@ def _to_parquet(epoch: Epoch, commits: Sequence[Commit], fingerprint: Fingerprin
     return buffer.getvalue()
 
 
-def _read_record(record: Location) -> tuple[str, Fingerprint, float, tuple[Commit, ...]]:
+def _read_record(record: Location) -> tuple[str, Fingerprint, float, int, tuple[Commit, ...]]:
     try:
         table = read_parquet(record.read_bytes())
         info = json.loads(table.schema.metadata[_INFO])
@@ -236,7 +249,9 @@ def _read_record(record: Location) -> tuple[str, Fingerprint, float, tuple[Commi
         names = [field.name for field in fields(Commit) if field.name != "size" or "size" in table.column_names]
         columns = [table[name].to_pylist() for name in names]
         commits = tuple(Commit(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
-        return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), commits
+        # Records had no form before there was a second one.
+        form = int(dict(info).get("form", 1))
+        return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), form, commits
     except ExtensionRefused as error:
         raise OutputError(f"{record.shown}: {error}") from None
     except (pa.ArrowException, ValueError, KeyError, TypeError):

@@ -7,7 +7,7 @@ anywhere and run again with the same result. Knows no Ray and no engine.
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary, summarise
 from star_batch.pipeline.budget import MaxFailed, check_failed
 from star_batch.pipeline.digests import Digests, is_in, is_repeated
-from star_batch.pipeline.epochs import ids_of, look, next_epoch, old_records, open_epoch
+from star_batch.pipeline.epochs import PART_FORM, ids_of, look, next_epoch, old_records, open_epoch
 from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.history import read_history, without_pauses
@@ -32,7 +32,7 @@ from star_batch.pipeline.output import (
     delete,
     part_epoch,
 )
-from star_batch.pipeline.parts import read_parts, without_repeats
+from star_batch.pipeline.parts import in_one_form, read_parts, without_repeats
 from star_batch.pipeline.publish import publish
 from star_batch.pipeline.storage import Location, failing_as
 from star_batch.prometheus import to_text
@@ -78,7 +78,8 @@ def finalise(
             raise OutputError(f"{output.shown}: somebody has deleted the records of this run from {EPOCHS}")
         check_nothing_foreign(output)
         epoch = next_epoch(output, seen, expected.fingerprint)
-        commits = without_repeats(epoch, seen.commits)
+        commits = in_one_form(epoch, without_repeats(epoch, seen.commits))
+        epoch = replace(epoch, form=PART_FORM)
         crash_at("after trimming")
         check_rows(commits, expected.ids)
         output.at(SUCCESS).delete()

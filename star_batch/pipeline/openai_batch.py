@@ -9,6 +9,7 @@ In between runs the ordinary job. Knows no Ray, and of a request only its row.
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,19 +19,25 @@ import pyarrow.parquet as pq
 from star_batch.config import Input, JobConfig
 from star_batch.errors import InputError, NotFinite, OutputError, Quarantined
 from star_batch.pipeline.openai_request import COLUMNS, to_row
-from star_batch.pipeline.output import Commit
+from star_batch.pipeline.output import Commit, delete
 from star_batch.pipeline.parts import read_parts
+from star_batch.pipeline.request_files import find_files, read_text
+from star_batch.pipeline.request_lines import split_requests
 from star_batch.pipeline.storage import Location, failing_as
+
+logger = logging.getLogger(__name__)
 
 REQUESTS = "_requests"
 OUTPUT_FILE = "output.jsonl"
 ERROR_FILE = "errors.jsonl"
 
 _STAGED = "_STAGED"
-_VERSION = "1"  # raised when the same requests make other rows
+_VERSION = "2"  # raised when the same requests make other rows
+_EARLIER_VERSIONS = ("1",)
 _ROWS_PER_PART = 4096
 _BYTES_PER_PART = 64 * 2**20
 _ROWS_PER_GROUP = 256
+_LINE_ENDS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"})
 _OURS = frozenset({NotFinite.kind, Quarantined.kind})  # failures that a hosted service would call its own
 
 
@@ -42,13 +49,29 @@ def stage(config: JobConfig) -> JobConfig:
         OutputError: the output cannot be written to.
     """
     given, output = config.input, Location.of(config.output.path, config.output.storage_options)
-    files = [Location.of(path, given.storage_options, retry_seconds=given.retry_seconds) for path in given.paths]
-    folder = output.at(REQUESTS, _digest(files))
-    with failing_as(OutputError, "write the output", output):
-        is_staged = folder.at(_STAGED).exists()
-    if not is_staged:
-        _write_rows(folder, (row for file in files for row in _read_rows(file)))
+    files = find_files(given, except_for=[output.at(OUTPUT_FILE), output.at(ERROR_FILE)])
+    folder = _begun(output, files) if not config.output.overwrite else None
+    if folder is None:
+        folder = output.at(REQUESTS, _digest(files, _VERSION))
+        if not _is_staged(folder):
+            _write_rows(
+                folder, (to_row(text) for file in files for text in split_requests(read_text(file), file.shown))
+            )
     return config.model_copy(update={"input": _staged(given, folder, config.output.storage_options)})
+
+
+def _begun(output: Location, files: Sequence[Location]) -> Location | None:
+    """Where an earlier version has staged these files, if it has: a job goes on with the rows that it began with."""
+    folders = [output.at(REQUESTS, _digest(files, version)) for version in _EARLIER_VERSIONS]
+    found = next((folder for folder in folders if _is_staged(folder)), None)
+    if found is not None:
+        logger.info("%s: the requests are as an earlier version has read them; overwrite reads them anew", found.shown)
+    return found
+
+
+def _is_staged(folder: Location) -> bool:
+    with failing_as(OutputError, "write the output", folder):
+        return folder.at(_STAGED).exists()
 
 
 def _staged(given: Input, folder: Location, options: Mapping[str, Any]) -> Input:
@@ -68,31 +91,28 @@ def _staged(given: Input, folder: Location, options: Mapping[str, Any]) -> Input
     )
 
 
-def _digest(files: Sequence[Location]) -> str:
-    keys = [_VERSION]
+def _digest(files: Sequence[Location], version: str) -> str:
+    keys = [version]
     for file in files:
         with failing_as(InputError, "read the requests", file):
             keys.append(file.patiently(lambda: str(file.fs.ukey(file.path))))  # noqa: B023
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
 
 
-def _read_rows(file: Location) -> Iterator[dict[str, Any]]:
-    with failing_as(InputError, "read the requests", file), file.fs.open(file.path, "rb", compression="infer") as lines:
-        for line in lines:
-            if line.strip():
-                yield to_row(line)
-
-
 def _write_rows(folder: Location, rows: Iterable[dict[str, Any]]) -> None:
     num_parts = 0
-    for number, part in enumerate(_parts(rows)):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(part, schema=COLUMNS), buffer, row_group_size=_ROWS_PER_GROUP)
-        with failing_as(OutputError, "write the output", folder):
-            folder.at(f"{number:06d}.parquet").write_bytes(buffer.getvalue())
-        num_parts += 1
-    if not num_parts:
-        raise InputError("the input has no requests: no line but empty ones")
+    try:
+        for number, part in enumerate(_parts(rows)):
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(part, schema=COLUMNS), buffer, row_group_size=_ROWS_PER_GROUP)
+            with failing_as(OutputError, "write the output", folder):
+                folder.at(f"{number:06d}.parquet").write_bytes(buffer.getvalue())
+            num_parts += 1
+        if not num_parts:
+            raise InputError("the input has no requests: no line but empty ones")
+    except InputError:
+        delete(folder.at(f"{number:06d}.parquet") for number in range(num_parts))
+        raise
     with failing_as(OutputError, "write the output", folder):
         folder.at(_STAGED).write_bytes(b"")
 
@@ -117,8 +137,14 @@ def write_results(output: Location, commits: Sequence[Commit]) -> None:
     with output.at(OUTPUT_FILE).writing() as answers, output.at(ERROR_FILE).writing() as errors:
         for commit, part in zip(commits, read_parts(output, commits, columns), strict=True):
             for row in part.to_pylist():
-                line = json.dumps(_result(row, int(commit.at)), ensure_ascii=False).encode() + b"\n"
+                line = _to_line(_result(row, int(commit.at)))
                 (answers if row["error"] is None else errors).write(line)
+
+
+def _to_line(values: Mapping[str, Any]) -> bytes:
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    # Letters that JSON takes within a text, and that some readers take for the end of a line.
+    return text.translate(_LINE_ENDS).encode() + b"\n"
 
 
 def _result(row: Mapping[str, Any], created: int) -> dict[str, Any]:
@@ -130,7 +156,8 @@ def _result(row: Mapping[str, Any], created: int) -> dict[str, Any]:
 
 def _completion(row: Mapping[str, Any], name: str, created: int) -> dict[str, Any]:
     # What enters the language model: the words, and the visual tokens that are kept from the start.
-    prompt_tokens = row["num_prompt"] + (row["num_kept"] or [0])[0]
+    prompt_tokens = (row["num_prompt"] or 0) + (row["num_kept"] or [0])[0]
+    completion_tokens = row["num_output"] or 0
     message = {"role": "assistant", "content": row["answer"], "refusal": None}
     return {
         "id": f"chatcmpl-{name}",
@@ -140,8 +167,8 @@ def _completion(row: Mapping[str, Any], name: str, created: int) -> dict[str, An
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": row["finish_reason"]}],
         "usage": {
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": row["num_output"],
-            "total_tokens": prompt_tokens + row["num_output"],
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
         },
     }
 

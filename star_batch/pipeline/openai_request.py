@@ -4,14 +4,18 @@ What is asked for and cannot be had is refused, never ignored; what says nothing
 the system and the developer go before the user's. Knows no file.
 """
 
-import base64
-import binascii
 import json
+import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from star_batch.data_uri import decode_data_uri, is_data_uri
+from star_batch.pipeline.request_lines import MOST_BYTES, is_dense
+from star_batch.wording import printable
 
 COLUMNS = pa.schema(
     [
@@ -36,10 +40,18 @@ COLUMNS = pa.schema(
 """A request as a row; `refused` is the reason, or null."""
 
 _MOST_TOKENS = 2**31 - 1
+_LONGEST_NAME = 2048
+_NAME = re.compile(r'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+"""How a line begins that names its request first, as most do."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_asks_for_nothing(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class _Text(_Part):
@@ -94,6 +106,12 @@ class _Body(_Part):
     presence_penalty: _Nought | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: Literal[0] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     # About accounts and caches, not about answers.
     user: Any = None
     metadata: Any = None
@@ -101,6 +119,7 @@ class _Body(_Part):
     service_tier: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
 
     @model_validator(mode="after")
     def _one_question_about_one_image(self) -> "_Body":
@@ -132,7 +151,7 @@ class _Body(_Part):
 
 
 class _Request(_Part):
-    custom_id: str = Field(min_length=1)
+    custom_id: str = Field(min_length=1, max_length=_LONGEST_NAME)
     method: Literal["POST"]
     url: Literal["/v1/chat/completions"]
     body: _Body
@@ -141,12 +160,14 @@ class _Request(_Part):
 def to_row(line: bytes) -> dict[str, Any]:
     """A row of `COLUMNS` for any line whatever."""
     try:
+        _check_size(line)
         request = _Request.model_validate_json(line, strict=True)
+        _check_keys(line)
         image = _image(request.body.images[0])
     except ValidationError as error:
         return _refused(line, _explain(error))
     except ValueError as error:
-        return _refused(line, f"body.messages: {error}")
+        return _refused(line, str(error))
     return {
         "custom_id": request.custom_id,
         "image": image,
@@ -155,22 +176,37 @@ def to_row(line: bytes) -> dict[str, Any]:
     }
 
 
+def _check_size(line: bytes) -> None:
+    if len(line) > MOST_BYTES:
+        raise ValueError(f"the request has more than {MOST_BYTES:,} bytes; give a smaller image, or its URL")
+    if is_dense(line):
+        raise ValueError("the request holds far too many values")
+
+
+def _check_keys(line: bytes) -> None:
+    """Of two that are called the same, nobody knows which was meant."""
+    json.loads(line, object_pairs_hook=_distinct, parse_int=float)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{printable(repeated)}: stands twice in one object")
+
+
 def _texts(content: str | list[Any]) -> list[str]:
     return [content] if isinstance(content, str) else [part.text for part in content if isinstance(part, _Text)]
 
 
 def _image(url: str) -> dict[str, bytes | str]:
-    if not url.startswith("data:"):
-        if "://" not in url:
-            raise ValueError("the image_url is neither a URL nor a data URI")
-        return {"path": url}
-    head, comma, data = url.partition(",")
-    if not comma:
-        raise ValueError("the data URI has no data")
-    try:
-        return {"bytes": base64.b64decode(data, validate=True) if head.endswith(";base64") else unquote_to_bytes(data)}
-    except (binascii.Error, ValueError):
-        raise ValueError("the data URI is not valid base64") from None
+    if is_data_uri(url):
+        try:
+            return {"bytes": decode_data_uri(url)}
+        except ValueError as error:
+            raise ValueError(f"body.messages: {error}") from None
+    if "://" not in url:
+        raise ValueError("body.messages: the image_url is neither a URL nor a data URI")
+    return {"path": url}
 
 
 def _refused(line: bytes, reason: str) -> dict[str, Any]:
@@ -179,19 +215,42 @@ def _refused(line: bytes, reason: str) -> dict[str, Any]:
 
 def _custom_id(line: bytes) -> str | None:
     """What a broken request is called, if that can be told."""
-    try:
-        name = json.loads(line)["custom_id"]
-        name.encode()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    name = _parsed_name(line) or _first_name(line)
+    return name if isinstance(name, str) and _is_writable(name) else None
+
+
+def _parsed_name(line: bytes) -> Any:
+    if len(line) > MOST_BYTES or is_dense(line):
         return None
-    return str(name) or None
+    try:
+        # Whatever is wrong elsewhere in the line: other bytes than UTF-8, or something behind the request.
+        found, _ = json.JSONDecoder(parse_int=float).raw_decode(line.decode("utf-8", "surrogateescape").lstrip())
+    except (ValueError, RecursionError):
+        return None
+    return found.get("custom_id") if isinstance(found, Mapping) else None
+
+
+def _first_name(line: bytes) -> Any:
+    found = _NAME.match(line[: 8 * _LONGEST_NAME].decode("utf-8", "surrogateescape"))
+    try:
+        return json.loads(found[1]) if found else None
+    except ValueError:
+        return None
+
+
+def _is_writable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(name) <= _LONGEST_NAME
 
 
 def _explain(error: ValidationError) -> str:
     """One mistake, by its key: the deepest, as those above it may only say that no other form fits either."""
     mistake = max(error.errors(include_url=False, include_input=False), key=lambda found: len(found["loc"]))
-    key = ".".join(str(part) for part in mistake["loc"])
+    key = printable(".".join(str(part) for part in mistake["loc"]))
     if mistake["type"] == "extra_forbidden":
         return f"{key}: not supported"
-    said = mistake["msg"].removeprefix("Value error, ")
+    said = printable(mistake["msg"].removeprefix("Value error, "))
     return f"{key}: {said}" if key else said

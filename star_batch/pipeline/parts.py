@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from star_batch.errors import OutputError
 from star_batch.pipeline.digests import Digests, Mask, digest_ids, is_in, is_repeated, joined
-from star_batch.pipeline.epochs import Epoch, ids_of
+from star_batch.pipeline.epochs import PART_FORM, Epoch, ids_of
 from star_batch.pipeline.output import Commit
+from star_batch.pipeline.readable import readable
 from star_batch.pipeline.storage import Location
 from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
@@ -56,14 +57,20 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def read_part(output: Location, commit: Commit, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part that counts, compared with what its marker says.
+    """A part that counts, compared with what its marker says; in today's types, whichever version wrote it.
 
     Raises:
         OutputError: it is not there, damaged, or has other rows.
     """
+    return _read(output, commit, columns)[0]
+
+
+def _read(output: Location, commit: Commit, columns: Sequence[str] | None = None) -> tuple[pa.Table, bool]:
+    """A part in today's types, and whether it was written so."""
     part = output.at(commit.file)
     try:
-        table = read_parquet(part.read_bytes(), columns)
+        written = read_parquet(part.read_bytes(), columns)
+        table = readable(written)
     except FileNotFoundError:
         raise OutputError(f"{part.shown} counts, and is not there: {_AGAIN}") from None
     except ExtensionRefused as error:
@@ -72,7 +79,7 @@ def read_part(output: Location, commit: Commit, columns: Sequence[str] | None = 
         raise OutputError(f"{part.shown} is damaged: delete it, then {_AGAIN}") from None
     if digest_ids(table["id"].to_pylist()) != commit.ids:
         raise OutputError(f"{part.shown} holds other rows than its marker says: delete it, then {_AGAIN}")
-    return table
+    return table, table is written
 
 
 def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -117,6 +124,22 @@ def without_repeats(epoch: Epoch, commits: Sequence[Commit]) -> list[Commit]:
         rewritten = commit if mask.all() else _rewrite(epoch, commit, table.filter(pa.array(mask)))
         kept.extend([rewritten] if rewritten is not None else [])
     return kept
+
+
+def in_one_form(epoch: Epoch, commits: Sequence[Commit]) -> list[Commit]:
+    """The same rows in today's types: parts of an earlier version are written again for `epoch`, if there may be some.
+
+    So whoever reads the folder of a finished output finds one type for each column.
+    """
+
+    def converted(commit: Commit) -> Commit | None:
+        table, is_current = _read(epoch.output, commit)
+        return commit if is_current else _rewrite(epoch, commit, table)
+
+    if epoch.form == PART_FORM:
+        return list(commits)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return [commit for commit in threads.map(converted, commits) if commit is not None]
 
 
 def _first_of_each(ids: Digests, tables: Sequence[pa.Table]) -> Mask:

@@ -89,16 +89,24 @@ class Preprocess:
         """With a reason why the rows' images are `deadly`, they are not touched."""
         templates = {name: Template.parse(question.prompt) for name, question in self.input.asked.items()}
         pictures = self._pictures(rows, deadly)
-        columns = [name for name in rows.column_names if name not in (self.input.image_column, FOLDER_COLUMN)]
         prepared = [
             _Row(self.input, templates, row, shown).prepare()
-            for row, shown in zip(rows.select(columns).to_pylist(), pictures, strict=True)
+            for row, shown in zip(self._values(rows, templates), pictures, strict=True)
         ]
         kept = self.input.keep_columns
         table = pa.Table.from_pylist(prepared, schema=PREPARED_SCHEMA)
         for kept_field in kept_fields(self.schema, kept):
             table = table.append_column(kept_field, rows[kept_field.name.removeprefix(_KEPT)])
         return table
+
+    def _values(self, rows: pa.Table, templates: Mapping[str | None, Template]) -> list[dict[str, Any]]:
+        """The rows as plain Python, but for images and for what is only carried along."""
+        read = {getattr(self.input, name) for name in type(self.input).model_fields if name.endswith("_column")}
+        read |= {question.reference_column for question in self.input.asked.values()}
+        read |= {column for template in templates.values() for column in template.columns}
+        unread = {self.input.image_column, FOLDER_COLUMN, *(set(self.input.keep_columns) - read)}
+        columns = {name: _to_python(rows[name]) for name in rows.column_names if name not in unread}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _pictures(self, rows: pa.Table, deadly: str | None) -> list[list["_Picture"]]:
         """The images of each row, which holds one or a list of them."""
@@ -114,6 +122,14 @@ class Preprocess:
         shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
         each = iter(fetched)
         return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
+
+
+def _to_python(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        # Dates that Python has not, such as those of the year 10000.
+        return list(column.cast(pa.large_string()).to_pylist())
 
 
 class _Picture:

@@ -21,6 +21,7 @@ from star_batch.cli.demo import DEMO_KEEP
 from star_batch.config import load_config
 from star_batch.demo.dataset import write_parquet
 from tests.pipeline.test_fetch import Server, server  # noqa: F401
+from tests.readers import READERS
 
 ROOT = Path(__file__).parents[2]
 DEMO = ["--model", "demo", "--method", "star", "--keep", str(DEMO_KEEP), "--quiet"]
@@ -122,11 +123,12 @@ model: demo
 @pytest.mark.usefixtures("joined_ray")
 def test_labels_are_choices_with_a_probability_each(tmp_path: Path, scenes: Path) -> None:
     run("label.py", config(tmp_path, LABEL.format(scenes=scenes, place=tmp_path)))
+    answers = tmp_path / "labels" / "answers"
     found = rows(tmp_path / "labels")
     assert len(found) == 48
     for row in found:
         assert row["id"].endswith(f"#{row['question_name']}")
-        shares = dict(row["label_probabilities"])
+        shares = {pair["label"]: pair["probability"] for pair in row["label_probabilities"]}
         assert row["label"] == row["answer"] == max(shares, key=lambda label: shares[label])
         assert sum(shares.values()) == pytest.approx(1.0)
         first, second, *_ = sorted(shares.values(), reverse=True)
@@ -138,6 +140,9 @@ def test_labels_are_choices_with_a_probability_each(tmp_path: Path, scenes: Path
     assert summary["agreement"] == {"own": pytest.approx(sum(agreed) / len(agreed))}
     counted = sum(sum(row.values()) for row in summary["confusion"]["own"].values())
     assert counted == summary["num_references"] == 24
+    for name, read in READERS.items():
+        there = {row["id"]: [dict(pair) for pair in row["label_probabilities"]] for row in read(answers, tmp_path)}
+        assert there == {row["id"]: row["label_probabilities"] for row in found}, name
 
 
 def requests(images: Sequence[str]) -> str:

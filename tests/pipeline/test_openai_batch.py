@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from star_batch.errors import InputError
 from star_batch.pipeline import openai_batch
 from star_batch.pipeline.epochs import look
 from star_batch.pipeline.openai_batch import stage, write_results
-from star_batch.pipeline.plan import ID_COLUMN, plan_input, read_rows
+from star_batch.pipeline.plan import ID_COLUMN, distinct, plan_input, read_rows
+from star_batch.pipeline.request_files import find_files
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
 from star_batch.records import Answer, to_table
@@ -72,6 +74,39 @@ def test_a_compressed_file(tmp_path: Path) -> None:
     assert len(rows(stage(batch(tmp_path / "in.jsonl.gz", tmp_path / "out")))) == 1
 
 
+def test_requests_of_several_files_share_one_set_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    lines(tmp_path / "in" / "a.jsonl", [request() | {"custom_id": "a"}, "not JSON"])
+    array = json.dumps([request() | {"custom_id": "b"}, 7], indent=2).encode("utf-16")
+    (tmp_path / "in" / "b.json.gz").write_bytes(gzip.compress(array))
+    config = stage(batch(tmp_path / "in", tmp_path / "in" / "out"))
+    assert [row[ID_COLUMN] for row in rows(config)] == ["a", "000000.parquet#1", "b", "000000.parquet#3"]
+    lines(tmp_path / "in" / "c.jsonl", [request() | {"custom_id": "a"}])
+    with pytest.raises(InputError, match="1 ids stand in several rows: 'a'"):
+        distinct(plan_input(stage(batch(tmp_path / "in", tmp_path / "in" / "out")).input), "refuse")
+
+
+def test_a_cut_file_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_batch, "_ROWS_PER_PART", 2)
+    text = "\n".join(json.dumps(request() | {"custom_id": f"{n}", "noise": os.urandom(500).hex()}) for n in range(500))
+    (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-200_000])
+    with pytest.raises(InputError, match="is cut"):
+        stage(batch(tmp_path / "in.jsonl.gz", tmp_path / "out"))
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_a_job_goes_on_with_the_rows_that_an_earlier_version_has_made(tmp_path: Path) -> None:
+    source = lines(tmp_path / "in.jsonl", REQUESTS)
+    config = batch(source, tmp_path / "out")
+    folder = Path(str(stage(config).input.path))
+    # As it was before, when a byte order mark cost the first request.
+    files = find_files(config.input)
+    before = folder.rename(folder.with_name(openai_batch._digest(files, "1")))
+    assert stage(config).input.path == str(before)
+    again = config.model_copy(update={"output": config.output.model_copy(update={"overwrite": True})})
+    assert stage(again).input.path == str(folder)
+
+
 @pytest.mark.parametrize(("text", "said"), [("\n \n", "no requests"), (None, "not found")])
 def test_nothing_to_answer(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:
@@ -118,6 +153,22 @@ def check_lines(output: Location) -> None:
 def test_the_two_files(tmp_path: Path) -> None:
     check_lines(Location.of(str(tmp_path / "out")))
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jsonl*")) == ["errors.jsonl", "output.jsonl"]
+
+
+def test_every_line_is_one_line_of_json_whatever_an_answer_holds(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path))
+    hostile = '\0\x1b\x85\u2028\u2029\ufeff"\\ NaN \r\n \U0001f600'
+    answers = [
+        Answer(id="a", text=hostile, label_probability=float("nan"), num_kept=()),
+        Answer(id=hostile, error=hostile, error_kind=hostile),
+    ]
+    table = to_table(answers, model=hostile, fingerprint=FINGERPRINT.digest)
+    commit_rows(opened(output), table.append_column("custom_id", pa.array([hostile, hostile])))
+    write_results(output, look(output).commits)
+    for name in ("output.jsonl", "errors.jsonl"):
+        [line] = (tmp_path / name).read_text(encoding="utf-8").splitlines()
+        found = json.loads(line, parse_constant=pytest.fail)
+        assert found["custom_id"] == hostile
 
 
 def test_the_two_files_in_a_bucket(s3_endpoint: str) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from star_batch.pipeline.openai_request import COLUMNS, to_row
+from star_batch.pipeline.request_lines import MOST_BYTES
 from tests.pipeline.samples import png
 
 URL = "https://images.example.org/a.png"
@@ -73,6 +75,37 @@ def test_what_asks_for_nothing_is_let_through() -> None:
     assert row(request(**idle, tools=[], user="u", metadata={"a": "b"}, store=True, stop=None))["refused"] is None
 
 
+def test_null_asks_for_nothing_wherever_it_stands() -> None:
+    names = (
+        "tools",
+        "response_format",
+        "n",
+        "stop",
+        "logprobs",
+        "audio",
+        "reasoning_effort",
+        "prediction",
+        "web_search",
+    )
+    asked = user(part(detail=None)) | {"name": None, "tool_calls": None}
+    nothing = dict.fromkeys(names)
+    assert row(request(messages=[asked], **nothing))["refused"] is None
+    assert row(request(**nothing) | {"extra": None})["refused"] is None
+    assert row(request(messages=None))["refused"] == "body.messages: Field required"
+
+
+def test_defaults_that_are_written_out_ask_for_nothing() -> None:
+    tools = {"tools": [], "functions": [], "tool_choice": "none", "function_call": "auto", "parallel_tool_calls": True}
+    others = {"logit_bias": {}, "presence_penalty": 0, "top_logprobs": 0, "modalities": ["text"]}
+    assert row(request(**tools, **others))["refused"] is None
+    assert "body.modalities" in row(request(modalities=["text", "audio"]))["refused"]
+
+
+@pytest.mark.parametrize("change", [lambda t: t.rstrip("="), lambda t: f"{t[:40]}\r\n{t[40:]}\n", lambda t: f" {t}"])
+def test_data_uris_as_people_write_them(change: Callable[[str], str]) -> None:
+    assert row(request(messages=[user(part(change(DATA)))]))["image"] == {"bytes": png(3), "path": None}
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -97,6 +130,10 @@ def test_what_asks_for_nothing_is_let_through() -> None:
         ({"messages": [user(part("photo.png"))]}, "neither a URL nor a data URI"),
         ({"messages": [user(part("data:image/png;base64,???"))]}, "not valid base64"),
         ({"messages": [user(part("data:image/png;base64"))]}, "no data"),
+        ({"x" * 10_000: 1}, "xxx... (10,005 characters): not supported"),
+        ({"messages": [{"role": "\x1b[31m" + "x" * 10_000}]}, "\\x1b[31m"),
+        ({"user": [0] * 600_000}, "far too many values"),
+        ({"max_tokens": float("nan")}, "body.max_tokens"),
     ],
 )
 def test_what_is_refused_and_why(changed: dict[str, Any], reason: str) -> None:
@@ -120,12 +157,39 @@ def test_what_is_refused_and_why(changed: dict[str, Any], reason: str) -> None:
         (json.dumps(request() | {"url": "/v1/embeddings"}).encode(), "request-1"),
         (b"\xff\xfe", None),
         (b"[" * 100_000, None),
+        # What is wrong elsewhere in a line does not take its name away.
+        (b'\xef\xbb\xbf{"custom_id": "a"}', None),
+        (b'{"custom_id": "a", "body": "\xe9"}', "a"),
+        (b'{"custom_id": "a", "body": "\\ud800"}', "a"),
+        (b'{"custom_id": "a"} and more', "a"),
+        (b'\t{ "custom_id" : "a\\u0041", "body": {"mess', "aA"),
+        (b'{"custom_id": "a", "body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "a"),
+        (b'{"custom_id": "a", "body": ' + b"9" * 10_000 + b"}", "a"),
+        (b'{"custom_id": "a", "body": "\0"}', "a"),
+        (b'{"custom_id": "a", "body": "' + b"x" * MOST_BYTES + b'"}', "a"),
+        (b'{"custom_id": "a' + b"x" * 1_000_000 + b'"}', None),
+        (b'{"custom_id": "\xff"}', None),
+        (b"\0\0\0", None),
     ],
 )
 def test_a_line_that_is_no_request_is_a_row_all_the_same(line: bytes, name: str | None) -> None:
     found = row(line)
     assert found["refused"]
     assert found["custom_id"] == name
+
+
+def test_what_stands_twice_is_refused() -> None:
+    for text, key in ((b'"max_tokens": 1, "max_tokens": 2', "max_tokens"), (b'"user": {"a\\n": 1, "a\\n": 1}', "a\\n")):
+        line = json.dumps(request()).encode().replace(b'"model"', text + b', "model"')
+        assert (row(line)["refused"], row(line)["custom_id"]) == (f"{key}: stands twice in one object", "request-1")
+
+
+def test_no_reason_is_long_or_holds_a_line_break() -> None:
+    bad = {"custom_id": "x" * 1_000_000, "method": "\n" * 10_000, "url": "\x1b" * 10_000, "body": {"\n" * 10_000: 1}}
+    for name, value in bad.items():
+        reason = row(request() | {name: value})["refused"]
+        assert len(reason) < 1000
+        assert reason.isprintable()
 
 
 JSON = st.recursive(

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from star_batch import images
@@ -49,6 +50,21 @@ def test_a_good_row(tmp_path: Path) -> None:
     assert row["error"] is None
     assert row["error_type"] is None
     assert row["decode_seconds"] > 0
+
+
+def test_dates_that_python_has_not_are_carried_along_and_written_as_arrow_does(tmp_path: Path) -> None:
+    far = pa.array([2**40, None], pa.timestamp("s"))
+    table = pa.table({"image": [png(7)] * 2, "until": far, "again": far, "name": ["a", "b"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    config = input_config(
+        tmp_path / "in.parquet", prompt="{name} until {until}", prompt_column=None, keep_columns=["again"]
+    )
+    plan = plan_input(config)
+    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=FakePreprocessor)
+    [done] = [stage(table) for group in plan.row_groups for table in read_rows(plan, group)]
+    assert done["keep:again"].combine_chunks().equals(far.cast(pa.timestamp("ms")))
+    assert done["prompt"][0].as_py().startswith("a until ")
+    assert done["error_type"].to_pylist() == [None, "prompt_missing"]
 
 
 @pytest.mark.parametrize(

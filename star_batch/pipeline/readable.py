@@ -1,0 +1,53 @@
+"""Types of columns that readers of Parquet have in common; what some of them lack is written as what all have.
+
+pandas, polars, DuckDB and Hugging Face's datasets read the answers. Some of them know no maps (here lists of pairs) and
+no small decimals. Views of lists stay: Arrow's own cast of them is broken where one is null. Knows no file.
+"""
+
+import pyarrow as pa
+
+from star_batch.records import ANSWER_SCHEMA
+
+_PROBABILITIES = "label_probabilities"
+_MOST_DIGITS = 38
+
+
+def readable_type(type: pa.DataType) -> pa.DataType:
+    """The type that holds the same values, and that every reader knows."""
+    types = pa.types
+    if types.is_dictionary(type):
+        return readable_type(type.value_type)
+    if types.is_map(type):
+        pair = [("key", readable_type(type.key_type)), ("value", readable_type(type.item_type))]
+        return pa.list_(pa.struct(pair))
+    if types.is_decimal(type):
+        return pa.decimal128(type.precision, type.scale) if type.precision <= _MOST_DIGITS else type
+    if types.is_struct(type):
+        return pa.struct([_readable_field(field) for field in type])
+    if types.is_fixed_size_list(type):
+        return pa.list_(_readable_field(type.value_field), type.list_size)
+    if types.is_large_list(type):
+        return pa.large_list(_readable_field(type.value_field))
+    if types.is_list(type):
+        return pa.list_(_readable_field(type.value_field))
+    return pa.large_string() if types.is_null(type) else type
+
+
+def _readable_field(field: pa.Field) -> pa.Field:
+    return field.with_type(readable_type(field.type))
+
+
+def readable(table: pa.Table) -> pa.Table:
+    """A table of answers, perhaps of an earlier version, in types that every reader knows; itself if it has no others.
+
+    Raises:
+        pa.ArrowException: a column is none of the answers'.
+    """
+    fields = [field.with_type(_type_of(field)) for field in table.schema]
+    wanted = pa.schema(fields, table.schema.metadata)
+    return table if wanted.equals(table.schema) else table.cast(wanted)
+
+
+def _type_of(field: pa.Field) -> pa.DataType:
+    is_old = field.name == _PROBABILITIES and pa.types.is_map(field.type)
+    return ANSWER_SCHEMA.field(_PROBABILITIES).type if is_old else readable_type(field.type)
