@@ -27,6 +27,7 @@ FLOORS = {
     "prometheus": 1,
     "images": 1,
     "wording": 1,
+    "home": 1,
     "pruning": 2,
     "models": 2,
     "storage": 2,

@@ -28,9 +28,11 @@ def provenance(config: JobConfig, fingerprint: Fingerprint, num_rows: int) -> di
 
 
 def shown_config(config: JobConfig) -> dict[str, Any]:
-    """A configuration as it may be shown: without storage options, URLs without userinfo."""
+    """A configuration as it may be shown: without storage options, values of `env_vars` and userinfo in URLs."""
     hidden = {"input": {"storage_options"}, "output": {"storage_options"}}
     shown = config.model_dump(mode="json", exclude=hidden)
+    runtime_env = shown["cluster"]["runtime_env"] or {}
+    runtime_env |= {"env_vars": dict.fromkeys(runtime_env["env_vars"], "***")} if runtime_env.get("env_vars") else {}
     options = {"in": config.input.storage_options, "out": config.output.storage_options}
     return {section: _without_secrets(values, options) for section, values in shown.items()}
 

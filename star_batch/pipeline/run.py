@@ -12,6 +12,7 @@ from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Progress, Snapshot, Summary
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
+from star_batch.pipeline.devices import refuse_early
 from star_batch.pipeline.digests import Digests, is_in
 from star_batch.pipeline.epochs import (
     Epoch,
@@ -189,6 +190,7 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     work = Work(config=job.config, backend=job.backend, epoch=epoch, plan=job.left(kept), sampler=sampler)
     last, wanted = seen.number, job.expected(kept)
     if work.plan.num_rows:
+        refuse_early(job.config)
         _begin(job, epoch, kept, len(wanted))
         last = epoch.number
         _execute(job, work, sum(commit.rows for commit in kept), len(wanted))
@@ -222,13 +224,14 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
 def _execute(job: _Job, work: Work, num_before: int, total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
     job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
-    with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
+    connection = connected(job.config.cluster, verbose=job.verbose)
+    with connection as is_own_ray, _terminated_like_interrupted(), one_clear_line():
         amend(job.output, {"cluster": shown_resources()})
         monitor = start_monitor()
         recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
         reporter = Reporter(monitor=monitor, on_progress=job.on_progress, before=num_before, total=total)
         with recorder, reporter:
-            answer_all(replace(work, monitor=monitor))
+            answer_all(replace(work, monitor=monitor, is_own_ray=is_own_ray))
 
 
 def _how_to_go_on(config: JobConfig) -> str:

@@ -2,7 +2,6 @@
 
 import _thread
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -58,7 +57,6 @@ def start(source: Path, target: Path, script: str, *more: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         start_new_session=True,
     )
 
@@ -161,6 +159,8 @@ def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
         (None, "10.0.0.1:6379", "10.0.0.1:6379"),
         ("auto", "10.0.0.1:6379", "auto"),
         (None, "http://10.0.0.1:8265", None),  # where `ray job submit` goes, and no driver can
+        (None, "local", None),  # Ray's word for one of its own
+        ("local", "10.0.0.1:6379", None),
     ],
 )
 def test_which_cluster_is_joined(

@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star_batch.pipeline.provenance import shown_config
 from star_batch.pipeline.redaction import has_userinfo, redacted
+from tests.pipeline.samples import job
 
 SECRET = "hunter2hunter2"
 
@@ -40,3 +42,14 @@ def test_plain_text_stays_as_it_is() -> None:
 @given(st.text(alphabet="abc123", min_size=6), st.text(alphabet="xyz", max_size=9))
 def test_no_option_survives_anywhere(secret: str, around: str) -> None:
     assert secret not in redacted(f"{around}{secret}{around}{secret}", {"secret": secret})
+
+
+def test_what_a_runtime_env_sets_is_shown_by_name_alone() -> None:
+    env = {"env_vars": {"KEY": "planted", "TWO": "2"}, "uv": ["wheel @ https://me:planted@host/wheel.whl", "numpy"]}
+    config = job("in", "out", cluster={"runtime_env": env})
+    shown = shown_config(config)["cluster"]["runtime_env"]
+    assert shown["env_vars"] == {"KEY": "***", "TWO": "***"}
+    assert shown["uv"][1] == "numpy"
+    assert "planted" not in str(shown_config(config))
+    assert config.cluster.environment == env
+    assert shown_config(job("in", "out"))["cluster"]["runtime_env"] is None
