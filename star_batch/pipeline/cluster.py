@@ -95,7 +95,7 @@ def _start(cluster: Cluster, verbose: bool) -> None:
             log_to_driver=verbose,
             logging_level=level,
         )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # of any kind: one that comes too late to its own start is a bare Exception of Ray's
         where = origin(address, cluster.address) if address is not None else "this machine"
         raise ClusterError(f"Ray on {where}: {why_not_joined(error)}") from None
 

@@ -19,6 +19,7 @@ _NO_CLIENT = (
     "no answer within Ray's time: is the port that of the Ray client (10001), and does the cluster ask for a token "
     "(RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)?"
 )
+_TOO_SLOW = "it did not come up within Ray's 30 s: the machine is busy, or has little memory left; run it again"
 
 
 def why_not_joined(error: BaseException) -> str:
@@ -32,7 +33,9 @@ def why_not_joined(error: BaseException) -> str:
         return _NO_CLIENT
     if said.startswith("Version mismatch"):
         return printable(f"{' '.join(str(error).split())}; use the cluster's versions here")
-    return printable(redacted(str(error)).strip().partition("\n")[0])
+    if "timed out during startup" in said:
+        return _TOO_SLOW
+    return printable(redacted(str(error)).strip().partition("\n")[0] or type(error).__name__)
 
 
 def _chain(error: BaseException | None) -> Iterator[str]:

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from star_batch.config import Cluster
-from star_batch.errors import Interrupted
+from star_batch.errors import ClusterError, Interrupted
 from star_batch.pipeline import Progress, run
-from star_batch.pipeline.cluster import address_of
+from star_batch.pipeline.cluster import address_of, connected
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, without_remarks, write
 
@@ -93,8 +94,6 @@ def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(
 
 @pytest.mark.ray
 def test_a_ray_that_was_there_stays_and_stops_working_on_the_job(tmp_path: Path, fake_ray: None) -> None:
-    import ray
-
     source, target = write(tmp_path / "in.parquet", rows(400)), tmp_path / "out"
 
     pressed: list[bool] = []
@@ -133,8 +132,6 @@ print(run(config, backend=fakes.FAKE).rows, ray.is_initialized())
 
 @pytest.mark.ray
 def test_a_cluster_at_an_address(tmp_path: Path, fake_ray: None) -> None:
-    import ray
-
     address = ray.get_runtime_context().gcs_address
     process = start(write(tmp_path / "in.parquet", rows(20)), tmp_path / "out", ELSEWHERE, address)
     printed, complained = process.communicate(timeout=120)
@@ -170,3 +167,29 @@ def test_which_cluster_is_joined(
     if environment is not None:
         monkeypatch.setenv("RAY_ADDRESS", environment)
     assert address_of(Cluster(address=configured)) == address
+
+
+def test_whatever_ray_raises_when_it_starts_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(**given: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(ClusterError, match=r"^Ray on this machine: it did not come up within Ray's 30 s"),
+        connected(Cluster(), verbose=True),
+    ):
+        pass
+
+
+def test_a_stale_address_of_the_environment_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    start = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"^Ray on 127\.0\.0\.1:9 \(RAY_ADDRESS\): .*refused"),
+        connected(Cluster(), verbose=True),
+    ):
+        pass
+    assert time.monotonic() - start < 10.0

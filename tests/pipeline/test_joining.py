@@ -40,6 +40,8 @@ MISMATCH = (
             "Ray: 2.55.0 Python: 3.12.1; use the cluster's versions here",
         ),
         (ConnectionRefusedError(111, "Connection refused"), "[Errno 111] Connection refused"),
+        (Exception("The current node timed out during startup. This could happen"), "the machine is busy"),
+        (RuntimeError(), "RuntimeError"),
         (RuntimeError("first\x1b[31m\nsecond"), "first\\x1b[31m"),
     ],
 )
