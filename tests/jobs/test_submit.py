@@ -1,4 +1,7 @@
-"""`ray job submit` to a cluster of a head without CPUs and a worker, each with a raylet of its own."""
+"""`ray job submit` to a cluster of a head without CPUs and a worker, each with a raylet of its own, and joining it.
+
+All of it in a shell as a user has it: a HOME of its own, and Ray's authentication as Ray sets it.
+"""
 
 import os
 import shutil
@@ -22,6 +25,8 @@ from star_batch.demo.dataset import write_parquet
 from star_batch.pipeline.lease import Lease
 from star_batch.pipeline.storage import Location
 from tests.jobs.test_jobs import ROOT, rows
+from tests.pipeline import samples
+from tests.pipeline.samples import write
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 PATIENCE_SECONDS = 120.0
@@ -237,3 +242,43 @@ def test_joining_a_cluster_without_the_package(environment: dict[str, str], tmp_
     about = (tmp_path / "out" / "_run.json").read_text()
     assert "planted-secret" not in about
     assert "PYTHONPATH" in about
+
+
+ON_GPUS = """
+import sys
+import ray
+from star_batch.pipeline import run
+from tests.pipeline import fakes
+from tests.pipeline.samples import job
+
+ray.cloudpickle.register_pickle_by_value(fakes)
+asked = {"address": sys.argv[3], "gpus_per_actor": 0.5, "actors": 2, "gpu_wait_seconds": float(sys.argv[4])}
+config = job(sys.argv[1], sys.argv[2], model={"name": "fake"}, cluster=asked)
+print(run(config, backend=fakes.FAKE).rows)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_job_that_asks_for_gpus_waits_until_a_machine_comes(environment: dict[str, str], tmp_path: Path) -> None:
+    """The machine is started here as an autoscaler would start it."""
+    source = str(write(tmp_path / "in.parquet", samples.rows(20)))
+    with cluster_started(environment) as (address, _):
+        command = [sys.executable, "-c", ON_GPUS, source, str(tmp_path / "out"), address]
+        waiting = subprocess.run(
+            [*command, "3"], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT, env=environment
+        )
+        assert "the cluster gave no 0.5 GPUs to a first actor within 3 s (cluster.gpu_wait_seconds)" in waiting.stderr
+        driver = subprocess.Popen(
+            [*command, "200"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
+        assert driver.stderr is not None
+        told = next(line for line in driver.stderr if "GPU" in line)
+        assert told.startswith(
+            "no GPU for an actor in the cluster: waiting up to 200 s for its autoscaler to bring 0.5"
+        )
+        port = f"--dashboard-agent-listen-port={free_port()}"
+        gpu = (f"--address={address}", "--num-cpus=2", "--num-gpus=1", f"--object-store-memory={100 * 2**20}", port)
+        with node(environment, tmp_path / "gpu.log", *gpu):
+            printed, complained = driver.communicate(timeout=200)
+        assert printed.split() == ["20"], complained

@@ -1,6 +1,7 @@
 """A Ray that a job starts itself or finds at an address, and Ctrl-C."""
 
 import _thread
+import contextlib
 import dataclasses
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import ray
 
 from star_batch.config import Cluster
 from star_batch.errors import ClusterError, Interrupted
-from star_batch.pipeline import Progress, run
+from star_batch.pipeline import Progress, cluster, run
 from star_batch.pipeline.cluster import address_of, connected
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, without_remarks, write
@@ -174,6 +175,7 @@ def test_whatever_ray_raises_when_it_starts_is_one_line(monkeypatch: pytest.Monk
         raise Exception("The current node timed out during startup. This could happen because")
 
     monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.setattr(cluster, "own_token", contextlib.nullcontext)  # this process may have a Ray, with another
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with (
