@@ -44,7 +44,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
     hidden = ("PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the entrypoint says `python`
+    return kept | {"HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @contextmanager
@@ -184,8 +185,8 @@ def test_a_submitted_job(cluster: str, submit: Any, tmp_path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_joining_a_cluster_that_asks_for_a_token(environment: dict[str, str], tmp_path: Path) -> None:
-    """As it does where a token lies in the HOME of who starts it; a driver is told what to set, and then joins."""
-    head = environment | {"HOME": str(tmp_path / "head")}
+    """A driver is told what to set, and then joins."""
+    head = environment | {"HOME": str(tmp_path / "head"), "RAY_AUTH_MODE": "token"}
     token = subprocess.run([*RAY, "get-auth-token", "--generate"], env=head, capture_output=True, text=True, check=True)
     write_parquet(tmp_path / "rows", 4, seed=7, num_bad=0)
     with cluster_started(head) as (address, _):
