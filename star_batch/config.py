@@ -219,7 +219,10 @@ class Output(_Section):
 
 
 class Model(_Section):
-    """Which checkpoint: a local directory, a hub id, or `demo`. Ray chooses the accelerator of each actor."""
+    """Which checkpoint: a local directory, a hub id, or `demo`. Ray chooses the accelerator of each actor.
+
+    `device`: `cuda` asks for GPUs, on a cluster waits for them; `auto` takes those that are there, or else the CPU.
+    """
 
     name: str = Field(min_length=1)
     revision: str | None = None
@@ -232,13 +235,19 @@ class Cluster(_Section):
     """What Ray gives the job.
 
     `address`: None joins the cluster of `RAY_ADDRESS`, as inside `ray job submit`, or else starts a local Ray.
-    `actors`: engines, a number or `[min, max]`. `gpus_per_actor`: None means 1 on CUDA and 0 on CPU.
+    `actors`: engines, a number or `[min, max]`. `gpus_per_actor`: None means 1 on CUDA and 0 on CPU; below 1, engines
+    share a GPU and each takes that part of its memory.
+    `gpu_wait_seconds`: how long a job that asks for GPUs waits until a cluster's autoscaler has brought the first.
+    `runtime_env`: what a cluster that is joined sets up for the job's processes, in Ray's words (`env_vars`, `uv`,
+    `working_dir`), or a YAML file of it; values of `env_vars` are never shown.
     `windows`: calls that feed one engine at the same time, of `rows_per_window` rows each.
     """
 
     address: str | None = None
     actors: int | tuple[int, int] = 1
     gpus_per_actor: float | None = Field(default=None, ge=0.0)
+    gpu_wait_seconds: float = Field(default=900.0, ge=0.0)
+    runtime_env: dict[str, Any] | str | None = Field(default=None, repr=False)
     cpus_per_actor: float = Field(default=1.0, ge=0.0)
     threads_per_actor: int | None = Field(default=None, ge=1)
     windows: int = Field(default=4, ge=1)
@@ -251,6 +260,34 @@ class Cluster(_Section):
         if not 1 <= low <= high:
             raise ValueError("give 1 or more actors, or [min, max] with 1 <= min <= max")
         return value
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _share_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1.0 and value != int(value):
+            raise ValueError("give a share below 1.0 (0.5: two engines on each GPU), or whole GPUs")
+        return value
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _read_runtime_env(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+        env = (
+            read_yaml(Path(value), "expected what Ray knows, such as env_vars: or uv:")
+            if isinstance(value, str)
+            else value
+        )
+        variables = (env or {}).get("env_vars") or {}
+        if not isinstance(variables, dict):
+            raise ValueError("env_vars: expected names with values")
+        for name, given in variables.items():
+            if not isinstance(given, str):
+                raise ValueError(f"env_vars.{name}: expected text (put it in quotes)")
+        return env
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """`runtime_env` as Ray takes it."""
+        return self.runtime_env if isinstance(self.runtime_env, dict) else None
 
     @property
     def actor_range(self) -> tuple[int, int]:
@@ -319,6 +356,12 @@ class JobConfig(_Section):
     cluster: Cluster = Cluster()
     faults: Faults = Faults()
     metrics: Metrics = Metrics()
+
+    @property
+    def gpu_share(self) -> float | None:
+        """The part of a GPU's memory that is one engine's, where several share it."""
+        gpus = self.cluster.gpus_per_actor
+        return self.engine.memory_share or (gpus if gpus and gpus < 1.0 else None)
 
     @model_validator(mode="after")
     def _output_is_not_input(self) -> Self:
@@ -495,7 +538,7 @@ def _what(loc: tuple[str, ...], mistakes: list[Any]) -> str:
 
 
 def _show(loc: tuple[str, ...], value: object) -> str:
-    if {"storage_options", "pushgateway"} & set(loc) or isinstance(value, dict):
+    if {"storage_options", "pushgateway", "runtime_env"} & set(loc) or isinstance(value, dict):
         return "what is given"
     text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return printable(text if len(text) <= 60 else text[:57] + "...")

@@ -25,7 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 _TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "map", "seq"))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, expected: str = "expected sections such as input:, output: and model:") -> dict[str, Any]:
     """The sections of a job's file.
 
     Raises:
@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{shown}{_problem(error)}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{shown}: expected sections such as input:, output: and model:")
+        raise ConfigError(f"{shown}: {expected}")
     return values
 
 

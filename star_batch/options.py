@@ -194,8 +194,9 @@ class EngineOptions:
     """How much the engine takes at once. The defaults suit one accelerator or a small CPU.
 
     `max_rows` decode slots; `max_prefill_tokens` per prefill batch (None: what suits the device); `page_size`
-    tokens per KV page; `kv_memory_gib` for the KV cache (None: from free memory); `vision_batch` images per
-    encoder call (None: what suits the device); `share_prefix`: tokens that rows have in common before their first
+    tokens per KV page; `kv_memory_gib` for the KV cache (None: from free memory); `memory_share`: the part of a GPU
+    that is this engine's, weights included, where several share it (None: all); `vision_batch` images per encoder
+    call (None: what suits the device); `share_prefix`: tokens that rows have in common before their first
     image are run once.
 
     Raises:
@@ -208,6 +209,7 @@ class EngineOptions:
     max_prefill_tokens: int | None = None
     page_size: int = 16
     kv_memory_gib: float | None = None
+    memory_share: float | None = None
     vision_batch: int | None = None
     share_prefix: bool = True
 
@@ -222,4 +224,7 @@ class EngineOptions:
         memory = self.kv_memory_gib
         is_size = memory is None or (_is_number(memory) and memory > 0.0)
         _require(is_size, f"kv_memory_gib={quoted(memory)}: give a size above 0.0 or leave it out")
+        share = self.memory_share
+        is_share = share is None or (_is_number(share) and 0.0 < share <= 1.0)
+        _require(is_share, f"memory_share={quoted(share)}: give a share above 0.0 up to 1.0, or leave it out")
         _require(isinstance(self.share_prefix, bool), f"share_prefix={quoted(self.share_prefix)}: give true or false")

@@ -40,9 +40,10 @@ def aws_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def local_ray(aws_environment: None) -> Iterator[None]:
-    """A Ray on this machine with four logical CPUs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+    """A Ray on this machine with four logical CPUs, which asks for a token as a user's own does."""
+    from star_batch.pipeline.tokens import own_token
+
+    with own_token(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("RAY_metrics_report_interval_ms", "1000")  # so that a test that looks at them need not wait

@@ -105,6 +105,12 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
         ({"cluster": {"actors": True}}, "cluster.actors: expected a whole number or a list, not true"),
         ({"cluster": {"windows": 0}}, "cluster.windows: expected 1 or more, not 0"),
         ({"cluster": {"gpus_per_actor": float("inf")}}, "cluster.gpus_per_actor: expected a finite number"),
+        ({"cluster": {"gpus_per_actor": 1.5}}, "cluster.gpus_per_actor: give a share below 1.0"),
+        ({"cluster": {"runtime_env": 7}}, "cluster.runtime_env: expected a section with keys or text, not what is"),
+        ({"cluster": {"runtime_env": "/no/file.yaml"}}, "cluster.runtime_env: /no/file.yaml: cannot be read: No such"),
+        ({"cluster": {"runtime_env": {"env_vars": {"KEY": 1}}}}, "cluster.runtime_env: env_vars.KEY: expected text"),
+        ({"cluster": {"runtime_env": {"env_vars": ["KEY"]}}}, "cluster.runtime_env: env_vars: expected names"),
+        ({"engine": {"memory_share": 1.5}}, "engine.memory_share=1.5: give a share above 0.0 up to 1.0"),
         ({"faults": {"max_failed": 5.0}}, "faults.max_failed: give a number of rows (100) or a share below 1.0"),
         ({"faults": {"max_failed": -1}}, "faults.max_failed: expected 0 or more, not -1"),
         ({"faults": {"hang_seconds": 0}}, "faults.hang_seconds: expected more than 0"),
@@ -337,3 +343,14 @@ def test_a_password_of_the_pushgateway_is_not_in_the_words_of_a_configuration() 
 def test_a_port_is_a_port(port: object) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.port .*: expected"):
         parse_config(job(metrics={"port": port}))
+
+
+def test_a_runtime_env_is_a_section_or_a_file_of_its_own(tmp_path: Path) -> None:
+    given = {"env_vars": {"KEY": "planted-secret"}, "uv": ["pyarrow>=18"]}
+    file = tmp_path / "env.yaml"
+    file.write_text(yaml.safe_dump(given))
+    for value in (given, str(file)):
+        config = parse_config(MINIMAL | {"cluster": {"runtime_env": value}})
+        assert config.cluster.environment == given
+        assert "planted-secret" not in repr(config)
+    assert parse_config(MINIMAL).cluster.environment is None

@@ -32,6 +32,7 @@ FLOORS = {
     "data_uri": 1,
     "formats": 1,
     "regular": 1,
+    "home": 1,
     "pruning": 2,
     "models": 2,
     "storage": 2,

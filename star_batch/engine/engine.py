@@ -216,6 +216,7 @@ def _memory(
         page_size=options.page_size,
         max_rows=options.max_rows,
         memory_gib=options.kv_memory_gib,
+        memory_share=options.memory_share,
     )
     budget = Budget(
         max_rows=options.max_rows,

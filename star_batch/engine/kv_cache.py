@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from star_batch.errors import ConfigError
 from star_batch.models import VisionLanguageModel
 
 _CPU_SHARE, _CUDA_SHARE = 0.25, 0.85  # of the free memory; the rest is for weights' workspaces and activations
@@ -65,6 +66,7 @@ def num_pages(
     page_size: int,
     max_rows: int,
     memory_gib: float | None,
+    memory_share: float | None = None,
 ) -> tuple[int, ...]:
     """Pages per layer group: for as many rows of `lengths` tokens as the memory holds.
 
@@ -77,16 +79,36 @@ def num_pages(
         rows = memory_gib * 2**30 / row_bytes
     else:
         whole_context = model.context_length / page_size / min(per_row)
-        rows = min(max(max_rows, whole_context), free_memory(model.device) / row_bytes)
+        rows = min(max(max_rows, whole_context), free_memory(model.device, memory_share) / row_bytes)
     return tuple(int(pages * rows) for pages in per_row)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that a cache may take: a share of what is free on the device, on CPU within the container's limit."""
+def free_memory(device: torch.device, share: float | None = None) -> float:
+    """Bytes that a cache may take: a share of what is free on the device, on CPU within the container's limit.
+
+    `share` is the part of a GPU that is this process's, where several work on it.
+
+    Raises:
+        ConfigError: the share is full of weights already, or the GPU is.
+    """
     if device.type == "cuda":
-        return _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+        room = gpu_room(free, total, own=own, share=share or 1.0)
+        if share is not None and not room:
+            sizes = f"{share * total / 2**30:.1f} of {total / 2**30:.1f} GiB"
+            raise ConfigError(f"memory_share {share:g}: {sizes}, and the weights alone take {own / 2**30:.1f} GiB")
+        return room
     available: int = psutil.virtual_memory().available
     return _CPU_SHARE * min(available, _cgroup_memory())
+
+
+def gpu_room(free: float, total: float, *, own: float, share: float) -> float:
+    """Bytes for a cache on a GPU of which `share` belongs to a process that has taken `own` already, for its weights.
+
+    Each of several gets the same, whoever comes first: what is free says only what the others have not taken yet.
+    """
+    return _CUDA_SHARE * max(0.0, min(free, share * total - own))
 
 
 def _cgroup_memory() -> float:

@@ -151,7 +151,7 @@ def _output(config: JobConfig) -> Location:
 
 def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wishes) -> Forecast:
     device = choose_device(subject.config.model.device)
-    dtype, room = subject.dtype(device), free_memory(device)
+    dtype, room = subject.dtype(device), free_memory(device, subject.config.gpu_share)
     done = measure(subject.config, sample.records, seconds=wishes.seconds)
     good = [answer for answer in done.answers if answer.error is None]
     refused = [answer for answer in done.answers if answer.error is not None]

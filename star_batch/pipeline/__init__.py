@@ -5,9 +5,13 @@ Ray lives here and nowhere below.
 
 import os
 
+from star_batch.home import caches_elsewhere
+
 # Under `uv run`, Ray would copy the folder and have uv install everything anew for its workers: gigabytes and
 # minutes for what is there already. Ray reads this when it is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Other libraries read then where their files lie; here, because each process of a cluster comes by.
+os.environ.update(caches_elsewhere(os.environ))
 
 from star_batch.metrics import Progress
 from star_batch.pipeline.backend import Backend

@@ -4,6 +4,7 @@ The defaults are the real ones. They import torch when they are called, in the p
 that a driver which refuses a bad configuration, and a test with an engine of its own, start in a moment.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -55,7 +56,7 @@ def load_engine(config: JobConfig) -> Engine:
         dtype=model.dtype,
         device=model.device,
         trust_remote_code=model.trust_remote_code,
-        options=config.engine,
+        options=dataclasses.replace(config.engine, memory_share=config.gpu_share),
     )
 
 

@@ -19,7 +19,9 @@ import ray.exceptions
 
 from star_batch.config import Cluster
 from star_batch.errors import ClusterError, StarBatchError
+from star_batch.pipeline.joining import origin, why_not_joined
 from star_batch.pipeline.redaction import redacted
+from star_batch.pipeline.tokens import own_token
 
 _CPUS_BESIDE_ACTORS = 3
 _PATIENCE_SECONDS = 10.0
@@ -41,30 +43,37 @@ _QUIET_ENVIRONMENT = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERR
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, *, verbose: bool) -> Iterator[None]:
-    """Ray is there inside the block.
+def connected(cluster: Cluster, *, verbose: bool) -> Iterator[bool]:
+    """Ray is there inside the block; whether it was started here, on this machine and for this job alone.
 
     Raises:
         ClusterError: no Ray answers at the address.
     """
     if ray.is_initialized():
         with _quiet(verbose):
-            yield
+            yield False
         return
-    with _quiet(verbose):
+    is_own = starts_own(cluster)
+    with _quiet(verbose), own_token() if is_own else contextlib.nullcontext():
         with contextlib.nullcontext() if verbose else _stderr_closed():
             _start(cluster, verbose)
         try:
-            yield
+            yield is_own
         finally:
             ray.shutdown()
 
 
+def starts_own(cluster: Cluster) -> bool:
+    """Whether a job starts a Ray of its own, on this machine."""
+    return not ray.is_initialized() and address_of(cluster) is None
+
+
 def address_of(cluster: Cluster) -> str | None:
     """The cluster to join: the configured one, or that of `RAY_ADDRESS`, which is where `ray job submit` put us."""
-    there = os.environ.get("RAY_ADDRESS", "")
+    there = os.environ.get("RAY_ADDRESS", "").strip()
     # Of http:// the jobs API answers, and it takes no driver.
-    return cluster.address or (None if there.startswith("http") else there or None)
+    address = cluster.address or (None if there.startswith("http") else there)
+    return None if address in (None, "", "local") else address
 
 
 def _start(cluster: Cluster, verbose: bool) -> None:
@@ -73,7 +82,7 @@ def _start(cluster: Cluster, verbose: bool) -> None:
     try:
         if address is not None:
             _knock(address)
-            ray.init(address=address, log_to_driver=verbose, logging_level=level)
+            ray.init(address=address, runtime_env=cluster.environment, log_to_driver=verbose, logging_level=level)
             return
         # Logical CPUs: on a small machine, too, readers and preprocessors must get some beside the actors.
         actors = math.ceil(cluster.actor_range[1] * cluster.cpus_per_actor)
@@ -86,9 +95,9 @@ def _start(cluster: Cluster, verbose: bool) -> None:
             log_to_driver=verbose,
             logging_level=level,
         )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = redacted(address) if address is not None else "this machine"
-        raise ClusterError(f"Ray on {where}: {_said(error).partition(chr(10))[0]}") from None
+    except Exception as error:  # of any kind: one that comes too late to its own start is a bare Exception of Ray's
+        where = origin(address, cluster.address) if address is not None else "this machine"
+        raise ClusterError(f"Ray on {where}: {why_not_joined(error)}") from None
 
 
 def _knock(address: str) -> None:

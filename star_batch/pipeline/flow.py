@@ -14,10 +14,9 @@ import ray
 import ray.data
 
 from star_batch.config import Faults, JobConfig
-from star_batch.errors import ClusterError
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
-from star_batch.pipeline.cluster import address_of
+from star_batch.pipeline.devices import Place, find_place
 from star_batch.pipeline.epochs import Epoch
 from star_batch.pipeline.plan import InputPlan
 from star_batch.pipeline.preprocess import Preprocess, preprocess_block
@@ -40,6 +39,7 @@ class Work:
     epoch: Epoch
     plan: InputPlan
     sampler: Sampler
+    is_own_ray: bool = False
     monitor: Any = field(default=None, repr=False)
 
     @property
@@ -52,9 +52,10 @@ def answer_all(work: Work) -> None:
 
     Raises:
         TooManyFailed: more rows have failed than the job allows.
-        ClusterError: the machines have no GPU for the actors.
+        ClusterError: the job asks for GPUs, there are none, and none will come.
         ray.exceptions.RayError: something failed in a task or an actor.
     """
+    place = find_place(work.config, is_own_ray=work.is_own_ray)
     output = work.config.output
     warden = start_warden(work.config.faults)
     rows = read_dataset(work.plan, rows_per_task=output.rows_per_file)
@@ -69,7 +70,9 @@ def answer_all(work: Work) -> None:
     )
     sink = AnswersSink(work.epoch, work.schema, output.rows_per_file)
     try:
-        _answered(work, prepared, sink, warden).write_datasink(sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE})
+        _answered(work, place, prepared, sink, warden).write_datasink(
+            sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE}
+        )
     finally:
         log_deaths(warden)
 
@@ -80,11 +83,13 @@ def _preprocess(work: Work) -> Preprocess:
     return Preprocess(input=work.config.input, schema=work.plan.schema, sources=sources, load=load)
 
 
-def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warden: Any) -> "ray.data.Dataset":
+def _answered(
+    work: Work, place: Place, prepared: "ray.data.Dataset", sink: AnswersSink, warden: Any
+) -> "ray.data.Dataset":
     cluster = work.config.cluster
     rows_per_window = min(cluster.rows_per_window, work.config.output.rows_per_file)
     settings = ActorSettings(
-        config=work.config,
+        config=place.on(work.config),
         backend=work.backend,
         fingerprint=work.epoch.fingerprint,
         input_schema=work.plan.schema,
@@ -103,7 +108,7 @@ def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warde
         batch_size=rows_per_window,
         batch_format="pyarrow",
         num_cpus=cluster.cpus_per_actor,
-        num_gpus=gpus_per_actor(work.config),
+        num_gpus=place.gpus,
         compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_concurrent_calls_per_actor=calls),
     )
 
@@ -111,23 +116,3 @@ def _answered(work: Work, prepared: "ray.data.Dataset", sink: AnswersSink, warde
 def longest_silence(faults: Faults) -> float:
     """Seconds after which a job that moves no block has come to a stop: more than all that may be gone through."""
     return faults.max_deaths_in_a_row * (faults.hang_seconds + _START_SECONDS)
-
-
-def gpus_per_actor(config: JobConfig) -> float:
-    """As configured, or one where the device or the cluster says that there are GPUs.
-
-    Raises:
-        ClusterError: a Ray on this machine has not enough of them, and would wait for ever.
-    """
-    there = ray.cluster_resources().get("GPU", 0.0)
-    device = config.model.device
-    wants_gpu = device.startswith("cuda") or (device == "auto" and there > 0)
-    chosen = config.cluster.gpus_per_actor
-    gpus = chosen if chosen is not None else float(wants_gpu)
-    needed = gpus * config.cluster.actor_range[0]
-    # A cluster elsewhere may grow; this machine will not.
-    if address_of(config.cluster) is None and needed > there:
-        raise ClusterError(
-            f"the actors need {needed:g} GPUs and Ray sees {there:g} here; use device cpu or fewer actors"
-        )
-    return gpus

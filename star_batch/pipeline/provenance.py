@@ -31,9 +31,11 @@ def provenance(
 
 
 def shown_config(config: JobConfig) -> dict[str, Any]:
-    """A configuration as it may be shown: without storage options, URLs without userinfo."""
+    """A configuration as it may be shown: without storage options, values of `env_vars` and userinfo in URLs."""
     hidden = {"input": {"storage_options"}, "output": {"storage_options"}}
     shown = config.model_dump(mode="json", exclude=hidden)
+    runtime_env = shown["cluster"]["runtime_env"] or {}
+    runtime_env |= {"env_vars": dict.fromkeys(runtime_env["env_vars"], "***")} if runtime_env.get("env_vars") else {}
     return {section: _without_secrets(values) for section, values in shown.items()}
 
 

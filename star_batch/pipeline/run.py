@@ -13,6 +13,7 @@ from star_batch.metrics import Progress, Snapshot, Summary
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.clearing import clear
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
+from star_batch.pipeline.devices import refuse_early
 from star_batch.pipeline.digests import Digests, is_in
 from star_batch.pipeline.epochs import (
     Epoch,
@@ -206,6 +207,7 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     last, wanted = seen.number, job.expected(kept)
     _say_what_is_there(job, seen, kept, len(wanted))
     if work.plan.num_rows:
+        refuse_early(job.config)
         last = epoch.number
         _execute(job, work, kept, len(wanted))
     elif seen.lost:
@@ -255,7 +257,8 @@ def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
     num_before = sum(commit.rows for commit in kept)
     job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
-    with connected(job.config.cluster, verbose=job.verbose), _terminated_like_interrupted(), one_clear_line():
+    connection = connected(job.config.cluster, verbose=job.verbose)
+    with connection as is_own_ray, _terminated_like_interrupted(), one_clear_line():
         # Only now: what an earlier run has left is as it was if there is no Ray.
         _begin(job, work.epoch, kept, total)
         amend(job.output, {"cluster": shown_resources()})
@@ -263,7 +266,7 @@ def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
         recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
         reporter = Reporter(monitor=monitor, on_progress=job.on_progress, before=num_before, total=total)
         with recorder, reporter:
-            answer_all(replace(work, monitor=monitor))
+            answer_all(replace(work, monitor=monitor, is_own_ray=is_own_ray))
 
 
 def _how_to_go_on(config: JobConfig) -> str:

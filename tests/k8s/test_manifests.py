@@ -490,6 +490,22 @@ def test_there_is_a_gpu_for_every_actor() -> None:
     assert job.cluster.actor_range == (fewest, most)
 
 
+def test_a_night_asks_for_gpus_and_never_goes_on_without() -> None:
+    """A GPU pool may stand at zero when the driver looks: `auto` would take that for a cluster of CPUs."""
+    job = load_config(K8S / "base" / "job.yaml", {"input.path": "in", "output.path": "out"})
+    assert (job.model.device, job.cluster.gpus_per_actor) == ("cuda", 1.0)
+    assert job.cluster.gpu_wait_seconds < one("base", "RayJob")["spec"]["activeDeadlineSeconds"]
+
+
+def test_every_pod_of_ray_has_a_home_that_it_can_write() -> None:
+    """The image's HOME is a volume; what a user without one would do is tried in `tests/test_home.py`."""
+    image = (K8S / "Dockerfile").read_text()
+    assert re.search(r"^ENV .*HOME=/tmp\b", image, re.MULTILINE)
+    for group in ray_groups("base"):
+        for container in group["template"]["spec"]["containers"]:
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
 def test_no_placeholder_is_left_for_the_launcher_to_miss() -> None:
     placeholders = set(re.findall(r"\{\w+\}", one("overlays/production", "RayJob")["spec"]["entrypoint"]))
     assert placeholders <= {"{date}", "{yesterday}"}

@@ -61,8 +61,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
             [sys.executable, "-m", "tests.pipeline.soak", "driver", str(folder)],
             stdout=errors,
             stderr=errors,
-            env=os.environ
-            | {LOG: str(folder / "log"), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {LOG: str(folder / "log"), "PYTHONPATH": str(Path(__file__).parents[2])},
             start_new_session=True,
         )
 

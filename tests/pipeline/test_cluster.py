@@ -1,8 +1,8 @@
 """A Ray that a job starts itself or finds at an address, and Ctrl-C."""
 
 import _thread
+import contextlib
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from star_batch.config import Cluster
-from star_batch.errors import Interrupted
-from star_batch.pipeline import Progress, run
-from star_batch.pipeline.cluster import address_of
+from star_batch.errors import ClusterError, Interrupted
+from star_batch.pipeline import Progress, cluster, run
+from star_batch.pipeline.cluster import address_of, connected
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, without_remarks, write
 
@@ -58,7 +59,6 @@ def start(source: Path, target: Path, script: str, *more: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         start_new_session=True,
     )
 
@@ -95,8 +95,6 @@ def test_ctrl_c_leaves_what_is_committed_and_says_how_to_go_on(
 
 @pytest.mark.ray
 def test_a_ray_that_was_there_stays_and_stops_working_on_the_job(tmp_path: Path, fake_ray: None) -> None:
-    import ray
-
     source, target = write(tmp_path / "in.parquet", rows(400)), tmp_path / "out"
 
     pressed: list[bool] = []
@@ -135,8 +133,6 @@ print(run(config, backend=fakes.FAKE).rows, ray.is_initialized())
 
 @pytest.mark.ray
 def test_a_cluster_at_an_address(tmp_path: Path, fake_ray: None) -> None:
-    import ray
-
     address = ray.get_runtime_context().gcs_address
     process = start(write(tmp_path / "in.parquet", rows(20)), tmp_path / "out", ELSEWHERE, address)
     printed, complained = process.communicate(timeout=120)
@@ -161,6 +157,8 @@ def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
         (None, "10.0.0.1:6379", "10.0.0.1:6379"),
         ("auto", "10.0.0.1:6379", "auto"),
         (None, "http://10.0.0.1:8265", None),  # where `ray job submit` goes, and no driver can
+        (None, "local", None),  # Ray's word for one of its own
+        ("local", "10.0.0.1:6379", None),
     ],
 )
 def test_which_cluster_is_joined(
@@ -170,3 +168,30 @@ def test_which_cluster_is_joined(
     if environment is not None:
         monkeypatch.setenv("RAY_ADDRESS", environment)
     assert address_of(Cluster(address=configured)) == address
+
+
+def test_whatever_ray_raises_when_it_starts_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(**given: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.setattr(cluster, "own_token", contextlib.nullcontext)  # this process may have a Ray, with another
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(ClusterError, match=r"^Ray on this machine: it did not come up within Ray's 30 s"),
+        connected(Cluster(), verbose=True),
+    ):
+        pass
+
+
+def test_a_stale_address_of_the_environment_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    start = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"^Ray on 127\.0\.0\.1:9 \(RAY_ADDRESS\): .*refused"),
+        connected(Cluster(), verbose=True),
+    ):
+        pass
+    assert time.monotonic() - start < 10.0

@@ -157,3 +157,14 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 def test_innocent_paths_stay_verbatim(top: str, names: list[str]) -> None:
     path = top + "/".join(names)
     assert without_credentials(path) == path
+
+
+def test_what_a_runtime_env_sets_is_shown_by_name_alone() -> None:
+    env = {"env_vars": {"KEY": "planted", "TWO": "2"}, "uv": ["wheel @ https://me:planted@host/wheel.whl", "numpy"]}
+    config = job("in", "out", cluster={"runtime_env": env})
+    shown = shown_config(config)["cluster"]["runtime_env"]
+    assert shown["env_vars"] == {"KEY": "***", "TWO": "***"}
+    assert shown["uv"][1] == "numpy"
+    assert "planted" not in str(shown_config(config))
+    assert config.cluster.environment == env
+    assert shown_config(job("in", "out"))["cluster"]["runtime_env"] is None

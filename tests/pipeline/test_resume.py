@@ -64,8 +64,7 @@ def test_a_slow_model_loses_only_what_was_in_flight(tmp_path: Path, fake_ray: No
         [sys.executable, "-c", SLOW, str(tmp_path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ
-        | {soak.LOG: str(tmp_path / "log"), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {soak.LOG: str(tmp_path / "log"), "PYTHONPATH": str(Path(__file__).parents[2])},
         start_new_session=True,
     )
     while len(soak.answered(tmp_path)) < 40 and process.poll() is None:

@@ -272,10 +272,14 @@ def test_a_loader_that_fails_in_its_own_way_is_told_once(tmp_path: Path, capfd: 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("fake_ray")
-def test_gpus_that_are_not_there_are_not_waited_for(tmp_path: Path) -> None:
+def test_gpus_that_do_not_come_are_not_waited_for_for_ever(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", rows(3))
-    with pytest.raises(ClusterError, match="need 1 GPUs and Ray sees 0 here"):
-        run(job(tmp_path / "in.parquet", tmp_path / "out", model={"name": "fake", "device": "cuda"}), backend=FAKE)
+    asked: dict[str, dict[str, Any]] = {
+        "model": {"name": "fake", "device": "cuda"},
+        "cluster": {"gpu_wait_seconds": 0.0},
+    }
+    with pytest.raises(ClusterError, match=r"no 1 GPUs to a first actor within 0 s \(cluster\.gpu_wait_seconds\)"):
+        run(job(tmp_path / "in.parquet", tmp_path / "out", **asked), backend=FAKE)
 
 
 @pytest.mark.ray
