@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
 import ray.data
@@ -19,6 +20,7 @@ import ray.exceptions
 
 from star_batch.config import Cluster
 from star_batch.errors import ClusterError, StarBatchError
+from star_batch.interruption import held
 from star_batch.pipeline.redaction import redacted
 
 _CPUS_BESIDE_ACTORS = 3
@@ -52,12 +54,28 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[None]:
             yield
         return
     with _quiet(verbose):
-        with contextlib.nullcontext() if verbose else _stderr_closed():
-            _start(cluster, verbose)
         try:
+            # What is begun in there would be left behind; and Ray puts a handler of its own in SIGTERM's place.
+            unheard = _replaced(ray._private.utils, "set_sigterm_handler", lambda _: None)
+            with held(), unheard, contextlib.nullcontext() if verbose else _stderr_closed():
+                _start(cluster, verbose)
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """A part of Ray that no setting turns off; another version of Ray may not have it."""
+    before = getattr(module, name, None)
+    if before is None:
+        yield
+        return
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def address_of(cluster: Cluster) -> str | None:
@@ -126,7 +144,8 @@ def _set(context: "ray.data.DataContext", settings: Mapping[str, object]) -> Non
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
     """Starting, Ray's C++ part says on stderr that it was told to be quiet; Python's errors still rise."""
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)

@@ -36,7 +36,7 @@ CLOCK_SKEW_SECONDS = 60.0
 
 _RENEWALS_PER_TERM = 4
 _LOOKS_PER_TERM = 40
-_STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
+STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
 _HELD: set[str] = set()
 """Leases of this process."""
 
@@ -105,7 +105,7 @@ class Lease:
             self._take()
         self._caller = threading.current_thread()
         if self._is_main:
-            self._before = signal.signal(_STOP, signal.default_int_handler)
+            self._before = signal.signal(STOP, signal.default_int_handler)
         self._thread = threading.Thread(target=self._keep, name="star-batch-lease", daemon=True)
         self._thread.start()
         return self
@@ -116,7 +116,7 @@ class Lease:
         with self._guard:
             self._done.set()
         if self._is_main:
-            signal.signal(_STOP, self._before or signal.SIG_DFL)
+            signal.signal(STOP, self._before or signal.SIG_DFL)
         _HELD.discard(self._terms.holder)
         if self._is_lost:
             raise LeaseLost(self._lost_words()) from None
@@ -189,7 +189,7 @@ class Lease:
         """As if somebody had pressed Ctrl-C: it reaches the main thread wherever it waits."""
         with self._guard:
             if not self._done.is_set() and self._is_main:
-                signal.pthread_kill(threading.main_thread().ident, _STOP)  # type: ignore[arg-type]
+                signal.pthread_kill(threading.main_thread().ident, STOP)  # type: ignore[arg-type]
 
     @property
     def _is_main(self) -> bool:
