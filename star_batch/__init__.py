@@ -1,27 +1,35 @@
 """star_batch: batch inference for vision-language models, with visual token pruning.
 
-The public door. `Engine` is loaded when it is first asked for, so that the command line, and whoever
-only needs records and options, does not wait for torch.
+The public door. What it shows is loaded when it is first asked for, so that the command line hears Ctrl-C at
+once, and whoever only needs records and options does not wait for torch.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from star_batch.options import Decoding, EngineOptions, Pruning
-from star_batch.records import Answer, Record
 
 if TYPE_CHECKING:
     from star_batch.engine import Engine
+    from star_batch.options import Decoding, EngineOptions, Pruning
+    from star_batch.records import Answer, Record
 
 __version__ = "0.1.0"
 
 __all__ = ["Answer", "Decoding", "Engine", "EngineOptions", "Pruning", "Record"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Engine":
-        from star_batch.engine import Engine
+_ROOMS = {
+    "Answer": "records",
+    "Decoding": "options",
+    "Engine": "engine",
+    "EngineOptions": "options",
+    "Pruning": "options",
+    "Record": "records",
+}
 
-        return Engine
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"star_batch.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

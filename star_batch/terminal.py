@@ -2,16 +2,19 @@
 
 Results go to stdout, everything else to stderr: remarks, warnings and errors as log records, in plain words or,
 for machines that read logs, as one JSON object per line. Whatever is shown goes through here, and here texts from
-outside are never read as markup, break no line and bring no control characters.
+outside are never read as markup, break no line and bring no control characters. What cannot be shown is lost, and
+nothing else: no function here raises for it.
 """
 
+import contextlib
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -22,10 +25,20 @@ from star_batch.errors import StarBatchError
 from star_batch.logs import JsonLine, OneLine, json_lines
 from star_batch.metrics import ONE_QUESTION, Summary
 from star_batch.metrics import Progress as JobProgress
+from star_batch.streams import Lines
 from star_batch.wording import duration, line, lines, percent, printable
 
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+class Screen(Console):
+    """A console that loses what it cannot show: a stream that is closed, a width that leaves no room."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        with contextlib.suppress(Exception):
+            super().print(*objects, **how)
+
+
+out = Screen(markup=False, emoji=False, highlight=False)
+err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
 logger = logging.getLogger("star_batch")
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -41,22 +54,34 @@ LogFormat: TypeAlias = Literal["text", "json"]
 
 def set_up_logs(log_format: LogFormat = "text", *, quiet: bool = False, job: str | None = None) -> None:
     """What the package logs goes to stderr: in text above the live line, in JSON with the job's name."""
+    if isinstance(sys.stderr, Lines):
+        sys.stderr = sys.stderr.stream
     handler: logging.Handler = _TerminalHandler()
     handler.setFormatter(OneLine())
-    sys.excepthook = lambda *error: show_traceback(error[1])
+    sys.excepthook, threading.excepthook = (lambda *error: show_traceback(error[1])), threading.__excepthook__
     if log_format == "json":
-        handler = logging.StreamHandler()
+        handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(json_lines(job))
-        sys.excepthook = lambda *error: logger.critical("a bug; please report it", exc_info=error)
+        _all_as_json()
     logger.handlers = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def _all_as_json() -> None:
+    """Whoever else speaks on stderr (libraries, warnings, an error that nobody caught) does so in records, too."""
+    sys.excepthook = lambda *error: logger.critical("a bug; please report it", exc_info=error)
+    threading.excepthook = lambda args: logger.error("a thread failed", exc_info=args.exc_value)
+    sys.stderr = Lines(sys.stderr, lambda line: logger.warning("%s", line))
 
 
 class _TerminalHandler(logging.Handler):
     """Prints above the live line, and wraps no line, so that it can be copied."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(self.format(record), soft_wrap=True)
+        try:
+            err.print(self.format(record), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
 
 
 def logs_json() -> bool:

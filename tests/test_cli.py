@@ -25,6 +25,7 @@ from star_batch.cli.exits import EXIT_CODES
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
+from star_batch.interruption import SENTENCE
 from star_batch.metrics import ONE_QUESTION, Progress, Summary
 from star_batch.options import Pruning
 from star_batch.pipeline.digests import digest_ids, joined
@@ -238,7 +239,7 @@ def test_verbose_shows_the_traceback(job: Pipeline) -> None:
 def test_ctrl_c_before_the_job_has_begun(job: Pipeline) -> None:
     job.error = KeyboardInterrupt()
     result = invoke(*JOB)
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "star-batch: interrupted")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, f"star-batch: {SENTENCE}")
     assert Interrupted.exit_code == 130
 
 

@@ -21,6 +21,8 @@ MAX_FUNCTION_LINES = 60
 FLOORS = {
     "errors": 0,
     "wording": 0,
+    "interruption": 0,
+    "streams": 0,
     "logs": 1,
     "options": 1,
     "config": 1,
@@ -46,6 +48,7 @@ FLOORS = {
     "cli": 5,
     "jobs": 5,
     "__init__": 5,
+    "__main__": 5,
 }
 STRANGERS = [("pruning", "models"), ("models", "pruning")]
 RAY_ROOMS = {"pipeline", "jobs", "cli"}

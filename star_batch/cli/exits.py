@@ -19,6 +19,7 @@ from star_batch.errors import (
     StarBatchError,
     TooManyFailed,
 )
+from star_batch.interruption import SENTENCE
 from star_batch.terminal import set_up_logs, show_error
 
 EXIT_CODES: dict[type[StarBatchError], str] = {
@@ -30,7 +31,7 @@ EXIT_CODES: dict[type[StarBatchError], str] = {
     LeaseHeld: "another run is at work on the output, or has taken over",
     PromiseBroken: "verify: the output does not hold every row exactly once",
     TooManyFailed: "more rows failed than --max-failed allows",
-    Interrupted: "interrupted; the same command goes on where it stopped",
+    Interrupted: SENTENCE,
 }
 
 
@@ -59,7 +60,7 @@ def _plain_errors(verbose: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail(Interrupted("interrupted"), verbose)
+        _fail(Interrupted(SENTENCE), verbose)
     except StarBatchError as error:
         _fail(error, verbose)
 

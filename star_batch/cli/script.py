@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from star_batch.cli.exits import exit_codes, plainly
+from star_batch.cli.program import as_program
 from star_batch.cli.run import run
 from star_batch.cli.usage import Command
 from star_batch.config import JobConfig
@@ -19,4 +20,4 @@ def run_script(prepare: Callable[[JobConfig], JobConfig]) -> None:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     script.command(cls=Command, help=prepare.__doc__, epilog=exit_codes(), no_args_is_help=True)(plainly(run))
-    script(obj=prepare)
+    as_program(lambda: script(obj=prepare))

@@ -3,20 +3,17 @@
 Knows no command: it stands where options are read, before a command has any.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from star_batch.cli.program import wants_json
 from star_batch.errors import ConfigError
 from star_batch.terminal import set_up_logs, show_error
 from star_batch.wording import printable
-
-_FLAG = "--log-format"
 
 # Typer has its parser from elsewhere or brings one along, by version: the public name is a child of what is raised.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -44,22 +41,15 @@ class Group(TyperGroup):
 
 @contextmanager
 def _said_plainly(args: Sequence[str]) -> Iterator[None]:
-    wants_json = _wants_json(tuple(args))
+    is_json = wants_json(tuple(args))  # a parser takes its words away
     try:
         yield
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, which has lines of its own
             raise
-        if wants_json:
+        if is_json:
             set_up_logs("json")
             show_error(ConfigError(printable(error.format_message())), error.exit_code, verbose=False)
             raise typer.Exit(error.exit_code) from None
         error.message = printable(error.message)
         raise
-
-
-def _wants_json(args: Sequence[str]) -> bool:
-    """Read off the words, as options that cannot be read tell nothing."""
-    apart = [value for flag, value in pairwise(args) if flag == _FLAG]
-    joined = [word.partition("=")[2] for word in args if word.startswith(f"{_FLAG}=")]
-    return ([os.environ.get("STAR_BATCH_LOG_FORMAT", ""), *apart, *joined])[-1] == "json"

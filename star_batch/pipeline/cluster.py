@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
 import ray.data
@@ -19,6 +20,7 @@ import ray.exceptions
 
 from star_batch.config import Cluster
 from star_batch.errors import ClusterError, StarBatchError
+from star_batch.interruption import held
 from star_batch.pipeline.joining import origin, why_not_joined
 from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.tokens import own_token
@@ -55,9 +57,11 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[bool]:
         return
     is_own = starts_own(cluster)
     with _quiet(verbose), own_token() if is_own else contextlib.nullcontext():
-        with contextlib.nullcontext() if verbose else _stderr_closed():
-            _start(cluster, verbose)
         try:
+            # What is begun in there would be left behind; and Ray puts a handler of its own in SIGTERM's place.
+            unheard = _replaced(ray._private.utils, "set_sigterm_handler", lambda _: None)
+            with held(), unheard, contextlib.nullcontext() if verbose else _stderr_closed():
+                _start(cluster, verbose)
             yield is_own
         finally:
             ray.shutdown()
@@ -66,6 +70,20 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[bool]:
 def starts_own(cluster: Cluster) -> bool:
     """Whether a job starts a Ray of its own, on this machine."""
     return not ray.is_initialized() and address_of(cluster) is None
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """A part of Ray that no setting turns off; another version of Ray may not have it."""
+    before = getattr(module, name, None)
+    if before is None:
+        yield
+        return
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def address_of(cluster: Cluster) -> str | None:
@@ -135,7 +153,8 @@ def _set(context: "ray.data.DataContext", settings: Mapping[str, object]) -> Non
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
     """Starting, Ray's C++ part says on stderr that it was told to be quiet; Python's errors still rise."""
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)

@@ -42,7 +42,7 @@ CLOCK_SKEW_SECONDS = 60.0
 _RENEWALS_PER_TERM = 4
 _LOOKS_PER_TERM = 40
 _TRIES = 5
-_STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
+STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
 _HELD: set[str] = set()
 """Leases of this process."""
 
@@ -114,7 +114,7 @@ class Lease:
             self._take()
         self._caller = threading.current_thread()
         if self._is_main:
-            self._before = signal.signal(_STOP, signal.default_int_handler)
+            self._before = signal.signal(STOP, signal.default_int_handler)
         self._thread = threading.Thread(target=self._keep, name="star-batch-lease", daemon=True)
         self._thread.start()
         return self
@@ -125,7 +125,7 @@ class Lease:
         with self._guard:
             self._done.set()
         if self._is_main:
-            signal.signal(_STOP, self._before or signal.SIG_DFL)
+            signal.signal(STOP, self._before or signal.SIG_DFL)
         _HELD.discard(self._terms.holder)
         if self._end is not None:
             raise self._end from None
@@ -212,7 +212,7 @@ class Lease:
             if not self._is_main:
                 logger.error("%s; the job stops before it declares its end", why)
                 return
-            signal.pthread_kill(threading.main_thread().ident, _STOP)  # type: ignore[arg-type]
+            signal.pthread_kill(threading.main_thread().ident, STOP)  # type: ignore[arg-type]
 
     @property
     def _is_main(self) -> bool:

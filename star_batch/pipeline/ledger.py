@@ -55,10 +55,13 @@ class Ledger:
         self.deaths = 0
         self.last_words = ""
 
-    def open(self, process: Process, ids: Rows) -> Orders:
-        """A window arrives in a process; if no row of it is a suspect it counts as begun."""
+    def open(self, process: Process, ids: Rows, rumour: str = "") -> Orders:
+        """A window arrives in a process; if no row of it is a suspect it counts as begun.
+
+        `rumour` is what others say of a death that was not heard of before.
+        """
         for holder in {self._holders.get(id, process) for id in ids} - {process}:
-            self._bury(holder)
+            self._bury(holder, rumour)
         quarantined = {id: self._verdict(id) for id in ids if self._deaths_alone[id] >= self._max_attempts}
         suspects = [id for id in ids if id in self._limits]
         if suspects:
@@ -102,8 +105,8 @@ class Ledger:
         for id in ids:
             self._holders.pop(id, None)
 
-    def _bury(self, process: Process) -> None:
-        attempts, self.last_words = self._forget(process), self._words.pop(process, "")
+    def _bury(self, process: Process, rumour: str) -> None:
+        attempts, self.last_words = self._forget(process), self._words.pop(process, rumour)
         self.deaths += 1
         self._deaths_in_a_row[process.actor] += 1
         for ids in attempts:

@@ -148,7 +148,8 @@ class Monitor:
 
 def start_monitor() -> Any:
     """A handle that can be sent to actors."""
-    return ray.remote(num_cpus=0)(Monitor).remote()
+    # Under memory pressure Ray kills this one, too. What actors report is their whole, so that a fresh one learns it.
+    return ray.remote(num_cpus=0, max_restarts=-1)(Monitor).remote()
 
 
 def read_totals(monitor: Any) -> Totals:

@@ -22,6 +22,7 @@ from star_batch.config import Faults
 from star_batch.errors import ClusterError, Quarantined, TooManyFailed
 from star_batch.pipeline.budget import Budget, Failure
 from star_batch.pipeline.ledger import Ledger, Orders, Process, Rows
+from star_batch.pipeline.memory import Witness
 from star_batch.records import Answer
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Warden:
         self._faults = faults
         self._ledger = Ledger(faults.max_attempts)
         self._budget = Budget(faults.max_failed)
+        self._witness = Witness()
 
     def open(self, process: Process, ids: Rows) -> Orders:
         """See `Ledger.open`.
@@ -66,7 +68,7 @@ class Warden:
         """
         if (verdict := self._budget.verdict()) is not None:
             raise TooManyFailed(verdict)
-        orders = self._ledger.open(process, ids)
+        orders = self._ledger.open(process, ids, self._witness.words())
         deaths = self._ledger.deaths_in_a_row(process.actor)
         if deaths >= self._faults.max_deaths_in_a_row:
             words = self._ledger.last_words

@@ -1,12 +1,10 @@
 """A job from its configuration to `_SUCCESS`: check, connect, execute, finalise. Knows no row."""
 
-import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from star_batch import interruption
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.metrics import Progress, Snapshot, Summary
@@ -40,8 +38,10 @@ from star_batch.pipeline.plan import InputPlan, distinct, plan_input
 from star_batch.pipeline.probe import probe
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.redaction import redacted
+from star_batch.pipeline.remarks import listening
 from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.storage import Location, failing_as
+from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def run(
     """
     summary = None
     try:
-        with _terminated_like_interrupted():
+        with interruption.at_work():
             summary = _run(config, on_progress, verbose, backend or Backend())
             return summary
     except KeyboardInterrupt:
@@ -81,19 +81,6 @@ def run(
         raise type(error)(text) from None
     finally:
         push(config.metrics, summary)
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Kubernetes and `ray job stop` say SIGTERM where a person presses Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +129,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         generation=generation,
         verbose=verbose,
     )
+    interruption.look()
     summary = _finished_before(job)
     if summary is not None:
         return summary
@@ -151,10 +139,21 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
 
 
 def _telling(board: Board, on_progress: OnProgress | None) -> OnProgress:
+    has_failed = False
+
     def tell(progress: Progress) -> None:
+        nonlocal has_failed
         board.show(progress)
-        if on_progress is not None:
-            on_progress(progress)
+        try:
+            if on_progress is not None:
+                on_progress(progress)
+        except Exception as error:
+            # Whoever only looks on stops no job, and complains once.
+            if not has_failed:
+                logger.warning(
+                    "on_progress failed (%s); the job goes on", printable(f"{type(error).__name__}: {error}")
+                )
+            has_failed = True
 
     return tell
 
@@ -213,6 +212,7 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
     elif seen.lost:
         last = epoch.number
         _begin(job, epoch, kept, len(wanted))
+    interruption.look()
     expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
     return finalise(job.output, expected, lease.confirm, job.results)
 
@@ -257,14 +257,24 @@ def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
     num_before = sum(commit.rows for commit in kept)
     job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
-    connection = connected(job.config.cluster, verbose=job.verbose)
-    with connection as is_own_ray, _terminated_like_interrupted(), one_clear_line():
+    most = job.config.faults.max_deaths_in_a_row
+    with (
+        connected(job.config.cluster, verbose=job.verbose) as is_own_ray,
+        one_clear_line(),
+        listening(most, verbose=job.verbose) as remarks,
+    ):
+        interruption.look()
         # Only now: what an earlier run has left is as it was if there is no Ray.
         _begin(job, work.epoch, kept, total)
         amend(job.output, {"cluster": shown_resources()})
         monitor = start_monitor()
         recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
-        reporter = Reporter(monitor=monitor, on_progress=job.on_progress, before=num_before, total=total)
+
+        def tell(progress: Progress) -> None:
+            remarks.progressed(progress.rows_done)
+            job.on_progress(progress)
+
+        reporter = Reporter(monitor=monitor, on_progress=tell, before=num_before, total=total)
         with recorder, reporter:
             answer_all(replace(work, monitor=monitor, is_own_ray=is_own_ray))
 
