@@ -58,6 +58,9 @@ def _check_amount(name: str, value: int | float | None) -> None:
     )
 
 
+_MOST_GIB = 1_000_000  # more than any machine has, and a size in bytes that is still a number
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
     """How many visual tokens to keep, and which.
@@ -222,7 +225,7 @@ class EngineOptions:
             message = f"{name}={quoted(value)}: give a whole number of 1 or more, or leave it out"
             _require(value is None or is_count(value), message)
         memory = self.kv_memory_gib
-        is_size = memory is None or (_is_number(memory) and memory > 0.0)
+        is_size = memory is None or (_is_number(memory) and 0.0 < memory <= _MOST_GIB)
         _require(is_size, f"kv_memory_gib={quoted(memory)}: give a size above 0.0 or leave it out")
         share = self.memory_share
         is_share = share is None or (_is_number(share) and 0.0 < share <= 1.0)

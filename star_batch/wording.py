@@ -63,8 +63,8 @@ def line(text: object) -> str:
 
 
 def lines(text: str) -> str:
-    """Each line of a text, such as a traceback, that has lines of its own."""
-    return "\n".join(map(line, text.split("\n")))
+    """A text that has lines of its own, such as a traceback; indented, so that none passes for a line of ours."""
+    return "\n".join(f"  {line(each)}" for each in text.split("\n"))
 
 
 def quoted(value: object, most: int = LONGEST_SHOWN) -> str:

@@ -1,9 +1,10 @@
 """Options that several commands have, each with one wording."""
 
 import contextlib
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -40,6 +41,7 @@ MaxFailed = Annotated[
 ]
 METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
+Tracebacks = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 ResultsOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
 LogFormatName = Annotated[
@@ -74,12 +76,18 @@ def _columns(context: typer.Context) -> list[str]:
     return []
 
 
-def with_options_of(other: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that has another's options beside its own; the values of those are found in its context."""
+def with_options_of(
+    other: Callable[..., None], hidden: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that has another's options beside its own; the values of those are found in its context.
+
+    Those named in `hidden` it takes for the sake of who types them, and does not list, as they mean nothing to it.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
-        borrowed = inspect.signature(other, eval_str=True).parameters
+        others = inspect.signature(other, eval_str=True).parameters
+        borrowed = {name: _hidden(p) if name in hidden else p for name, p in others.items()}
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (borrowed | dict(own)).values()]
 
         @functools.wraps(command)
@@ -91,6 +99,13 @@ def with_options_of(other: Callable[..., None]) -> Callable[[Callable[..., None]
         return wrapped
 
     return decorate
+
+
+def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    kind, option = get_args(parameter.annotation)
+    unlisted = copy.copy(option)
+    unlisted.hidden = True
+    return parameter.replace(annotation=Annotated[kind, unlisted])
 
 
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]

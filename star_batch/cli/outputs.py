@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from star_batch.cli.options import Quiet, ResultsOnly, Verbose, text
+from star_batch.cli.options import Quiet, ResultsOnly, Tracebacks, text
 from star_batch.config import load_config
 from star_batch.errors import OutputError, PromiseBroken
 from star_batch.terminal import show_line, show_numbers, show_status
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 Folder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of answers, or the job's YAML file.")]
 
 
-def status(out: Folder, verbose: Verbose = False, quiet: ResultsOnly = False) -> None:
+def status(out: Folder, verbose: Tracebacks = False, quiet: ResultsOnly = False) -> None:
     """How far a job is: rows done, failed and left, its pace, and which process is at work.
 
     Reads the output alone, from any machine, and disturbs nobody.
@@ -30,7 +30,7 @@ def verify(
     out: Folder,
     input: Annotated[list[str] | None, text("PATH", "The input, if it has moved; repeatable.")] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input's ids.")] = False,
-    verbose: Verbose = False,
+    verbose: Tracebacks = False,
     quiet: Quiet = False,
 ) -> None:
     """Read every answer and check: each id of the input once, as an answer or with the reason why not.
@@ -55,7 +55,7 @@ def verify(
 def report(
     out: Folder,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, not into the output.")] = None,
-    verbose: Verbose = False,
+    verbose: Tracebacks = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw OUT/report.html (again): what ran, the numbers, pictures with the tokens kept, failures.

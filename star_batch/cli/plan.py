@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from star_batch.cli.options import ResultsOnly, text, with_options_of
+from star_batch.cli.options import ResultsOnly, Tracebacks, text, with_options_of
 from star_batch.cli.run import job_of, run
 from star_batch.forecast.gpus import GPUS
 from star_batch.forecast.wishes import Wishes
@@ -15,10 +15,24 @@ logger = logging.getLogger(__name__)
 
 _USUAL = Wishes()
 _GPU_HELP = f"Reckon for one of {', '.join(GPUS)} instead of measuring here."
-_EFFICIENCY_HELP = f"Of the roofline that --gpu reaches, as a share ({_USUAL.efficiency})."
+_ANSWER_HELP = "A typical answer with --gpu (the longest that the job allows)."
+_EFFICIENCY_HELP = "Of the roofline that --gpu reaches, as a share."
 
 
-@with_options_of(run)
+_OF_A_RUN = (
+    "reference_column",
+    "duplicates",
+    "max_failed",
+    "ray_address",
+    "metrics_port",
+    "pushgateway",
+    "retry_failed",
+    "overwrite",
+)
+"""Options of `run` that no plan depends on."""
+
+
+@with_options_of(run, hidden=_OF_A_RUN)
 def plan(
     context: typer.Context,
     sample: Annotated[int, text("N", "Rows to look at.")] = _USUAL.sample_rows,
@@ -27,14 +41,16 @@ def plan(
     gpus: Annotated[int | None, text("N", "How many work side by side (as many as actors).")] = None,
     price_per_gpu_hour: Annotated[float | None, text("P", "In any currency.")] = None,
     efficiency: Annotated[float, text("SHARE", _EFFICIENCY_HELP)] = _USUAL.efficiency,
-    answer_tokens: Annotated[int | None, text("N", "A typical answer with --gpu (the longest).")] = None,
+    answer_tokens: Annotated[int | None, text("N", _ANSWER_HELP)] = None,
+    verbose: Tracebacks = False,
     quiet: ResultsOnly = False,
 ) -> None:
     """What a job will be like: its rows, their lengths, what fits, how fast, how long, for how much.
 
-    Takes what `run` takes, so put `plan` in its place. A sample of the rows goes through the job's own
-    preprocessing. Then the job's own engine answers it here for some seconds; or, for a GPU that is
-    not here, arithmetic tells what it could do at best, and no weights are loaded.
+    Takes what `run` takes, so put `plan` in its place; what only a run needs is not listed here. A
+    sample of the rows goes through the job's own preprocessing. Then the job's own engine answers it
+    here for some seconds; or, for a GPU that is not here, arithmetic tells what it could do at best,
+    and no weights are loaded.
 
     \b
     Measured on this machine:

@@ -133,6 +133,7 @@ def make_forecast(config: JobConfig, wishes: Wishes) -> Forecast:
         InputError: the input cannot be read, or no sampled row can be answered.
         ModelError: the checkpoint cannot be loaded.
     """
+    _check_answer_tokens(config, wishes)
     subject = _Subject.of(config)
     if wishes.gpu is None and config.model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: there is no GPU here to measure; name the one to reckon with (--gpu)")
@@ -195,6 +196,14 @@ def _reckoned(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
     return _forecast(
         subject, plan, sample, wishes, failed=failed, lengths=lengths, memory=memory, dtype=dtype, pace=pace
     )
+
+
+def _check_answer_tokens(config: JobConfig, wishes: Wishes) -> None:
+    """Unless rows say for themselves how long their answers may be."""
+    asked, longest = config.input, config.decoding.max_new_tokens
+    is_known = asked.kind != "openai" and asked.max_new_tokens_column is None and asked.decoding_column is None
+    if is_known and wishes.answer_tokens is not None and wishes.answer_tokens > longest:
+        raise ConfigError(f"answer_tokens={wishes.answer_tokens}: the job's max_new_tokens allows {longest} at most")
 
 
 def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishes) -> tuple[Lengths, Counter[str]]:

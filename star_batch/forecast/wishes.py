@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from star_batch.errors import ConfigError
 from star_batch.forecast.gpus import gpu_named
 
+MOST_ROWS = 10_000
+"""Of a sample: its pictures are held in memory."""
+MOST_SECONDS = 86_400
+MOST_GPUS = 100_000
+HIGHEST_PRICE = 1_000_000
+"""In any currency, with room for those that count in thousands."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
@@ -27,15 +34,22 @@ class Wishes:
     answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sample_rows", "num_gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}: give 1 or more")
-        if not self.seconds > 0:
-            raise ConfigError(f"seconds={self.seconds}: give more than 0")
-        if not 0 < self.efficiency <= 1:
-            raise ConfigError(f"efficiency={self.efficiency}: give a share of the roofline above 0 and up to 1")
-        if self.price_per_gpu_hour is not None and self.price_per_gpu_hour < 0:
-            raise ConfigError(f"price_per_gpu_hour={self.price_per_gpu_hour}: give 0 or more")
+        share = "a share of the roofline above 0 and up to 1"
+        _require(1 <= self.sample_rows <= MOST_ROWS, "sample_rows", self, f"1 or more, up to {MOST_ROWS:,}")
+        _require(0 < self.seconds <= MOST_SECONDS, "seconds", self, f"more than 0, up to {MOST_SECONDS:,}")
+        _require(0 < self.efficiency <= 1, "efficiency", self, share)
+        if self.num_gpus is not None:
+            _require(1 <= self.num_gpus <= MOST_GPUS, "num_gpus", self, f"1 or more, up to {MOST_GPUS:,}")
+        if self.price_per_gpu_hour is not None:
+            is_price = 0 <= self.price_per_gpu_hour <= HIGHEST_PRICE
+            _require(is_price, "price_per_gpu_hour", self, f"0 or more, up to {HIGHEST_PRICE:,}")
+        if self.answer_tokens is not None:
+            _require(self.answer_tokens >= 1, "answer_tokens", self, "1 or more")
         if self.gpu is not None:
             gpu_named(self.gpu)
+
+
+def _require(is_good: bool, name: str, wishes: Wishes, wanted: str) -> None:
+    # NaN is neither above nor below anything, and so is refused as well.
+    if not is_good:
+        raise ConfigError(f"{name}={getattr(wishes, name)}: give {wanted}")

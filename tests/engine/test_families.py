@@ -114,6 +114,23 @@ def test_none_equals_the_librarys_generate(model: Loaded) -> None:
     assert tokens(model.answers(records, max_rows=1)) == expected
 
 
+def test_a_mark_says_where_the_image_goes(model: Loaded) -> None:
+    """As the raw text that has the family's own token there; another number of marks is that row's error."""
+    place, image = model.image_mark, random_image(0)
+    pairs = (
+        ("<image>\nw3 w1", f"{place} w3 w1"),
+        ("w3 w1\n<image>", f"w3 w1 {place}"),
+        ("w3 <image> w1", f"w3 {place} w1"),
+    )
+    for marked, raw in pairs:
+        records = [Record("a", image, marked), Record("b", image, f"USER: {raw} ASSISTANT:", raw=True)]
+        ours, whole = model.answers(records)
+        assert ours.token_ids == whole.token_ids
+    with model.opened() as engine:
+        [refused] = engine.answer([Record("c", image, "<image> w1 <image>")], max_new_tokens=6)
+    assert refused.error_kind == "prompt_invalid"
+
+
 def test_the_decoder_sees_the_librarys_image_features(model: Loaded) -> None:
     records = varied_records(6, seed=1)
     for record, (_, visual, *_) in zip(records, captured(model, records), strict=True):

@@ -87,6 +87,17 @@ def test_as_json_for_machines_that_read_logs(scenes: Path) -> None:
         (["--efficiency", "1.5"], "efficiency=1.5: give a share"),
         (["--price-per-gpu-hour", "-1"], "price_per_gpu_hour=-1.0: give 0 or more"),
         (["--seconds", "0"], "seconds=0.0: give more than 0"),
+        (["--seconds", "inf"], "seconds=inf: give more than 0, up to 86,400"),
+        (["--gpus", "1000000000"], "num_gpus=1000000000: give 1 or more, up to 100,000"),
+        (["--sample", "1000000000"], "sample_rows=1000000000: give 1 or more, up to 10,000"),
+        (["--efficiency", "0"], "efficiency=0.0: give a share"),
+        (["--efficiency", "nan"], "efficiency=nan: give a share"),
+        (["--price-per-gpu-hour", "nan"], "price_per_gpu_hour=nan: give 0 or more"),
+        (["--price-per-gpu-hour", "inf"], "price_per_gpu_hour=inf: give 0 or more"),
+        (["--price-per-gpu-hour", "1e308"], "price_per_gpu_hour=1e+308: give 0 or more, up to 1,000,000"),
+        (["--answer-tokens", "0"], "answer_tokens=0: give 1 or more"),
+        (["--answer-tokens", "65"], "answer_tokens=65: the job's max_new_tokens allows 64 at most"),
+        (["--answer-tokens", "9", "--max-new-tokens", "8"], "the job's max_new_tokens allows 8 at most"),
         (["--keep", "0"], "keep=0: give a number of visual tokens"),
         (["--prompt-column", "qestion"], "no column 'qestion' for prompt_column (did you mean 'question'?)"),
     ],
@@ -119,3 +130,18 @@ def test_prompts_that_the_engine_refuses_are_counted_as_bad(tmp_path: Path, scen
     pq.write_table(table.set_column(column, "question", pa.array(questions)), tmp_path / "rows.parquet")
     for more in (["--seconds", "0.3"], ["--gpu", "l4"]):
         assert "prompt_invalid 1" in shown(plan(tmp_path, "--sample", "16", *more))["sample"]
+
+
+def test_what_a_sample_brings_is_shown_escaped_and_short(tmp_path: Path, scenes: Path) -> None:
+    hostile = "\x1b]0;title\x07\nstar-batch: complete"
+    table = pq.read_table(scenes, columns=["id", "image", "question"]).slice(0, 8)
+    ids = pa.array([hostile, hostile + "x" * 1_000_000, *map(str, range(6))])
+    images = pa.array([None, b"\x9b2J", *table["image"].to_pylist()[2:]], pa.binary())
+    columns = {"id": ids, "image": images, "question": table["question"], hostile: ids}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    result = plan(tmp_path, "--gpu", "l4", "--id-column", "id")
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.output.split("\n"))
+    assert "\nstar-batch: complete" not in result.output
+    assert len(result.output) < 10_000
+    assert "\\x1b]0;title" in result.stdout

@@ -31,3 +31,20 @@ def test_only_plain_names_stand_in_braces(text: str) -> None:
 def test_a_null_is_a_missing_prompt() -> None:
     with pytest.raises(PromptMissing, match="'thing' is null"):
         Template.parse("the {thing}").render({"thing": None})
+
+
+def test_a_nan_is_a_missing_prompt_too_and_the_word_is_none() -> None:
+    """pandas writes NaN into columns of numbers where nothing stands."""
+    template = Template.parse("is it {size} metres?")
+    with pytest.raises(PromptMissing, match="'size' is NaN"):
+        template.render({"size": float("nan")})
+    assert template.render({"size": "nan"}) == "is it nan metres?"
+
+
+def test_names_are_quoted_escaped() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Template.parse("{a.\x1b]0;x\n}")
+    assert str(caught.value).isprintable()
+    with pytest.raises(PromptMissing) as missing:
+        Template.parse("{a\x1b}").render({"a\x1b": None})
+    assert str(missing.value).isprintable()

@@ -1,6 +1,8 @@
 """The page says what the numbers say, loads nothing from elsewhere, and leaves texts from outside texts."""
 
 import re
+import unicodedata
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -56,6 +58,27 @@ def test_other_texts_from_outside_stay_texts() -> None:
     page = render(report(run=run, notes=notes, summary=numbers, place=HOSTILE))
     assert "<script" not in page
     assert "<img" not in page
+
+
+@pytest.mark.parametrize("long", ["", "x" * 1_000_000])
+def test_no_control_character_reaches_the_page(long: str) -> None:
+    """C0 but tab and line feed, C1, what turns the direction of writing, Unicode's line breaks, lone surrogates."""
+    controls = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F)]))
+    text = f"{controls}\u2028\u2066\u200f\ud800{long}"
+    cards = [sample(text, prompt=text, answer=text, reference=text)]
+    numbers = summary(labels={text: 3}, failed_by_type={text: 1}, confusion={text: {text: {text: 1}}})
+    run = {"config": {"model": {"name": text, "revision": text}}, "started": text}
+    notes = RowNotes(examples={text: [Failed(text, text[:500])]})
+    numbers = replace(numbers, agreement={text: 1.0})
+    page = render(report(place=text, samples=cards, summary=numbers, run=run, notes=notes))
+    assert {c for c in page if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")} <= {"\n", "\t"}
+    assert not {*"\u202a\u202b\u202d\u202e\u2066\u200f"} & set(page)
+    assert page.encode()
+
+
+def test_all_languages_reach_the_page_as_they_are() -> None:
+    answer = "は\u3000い\nnon\u00a0! \u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f680"
+    assert answer in render(report(samples=[sample(answer=answer)]))
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
