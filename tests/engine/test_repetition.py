@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def penalised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return saying
 
 
-def answers(model: str, records: list[Record], decoding: Decoding, **options: int) -> list[Answer]:
+def answers(model: str, records: list[Record], decoding: Decoding, **options: Any) -> list[Answer]:
     with Engine.from_pretrained(model, dtype="float32", options=EngineOptions(**options)) as engine:
         found = engine.answer(records, decoding=decoding)
     assert [answer.error for answer in found] == [None] * len(found)

@@ -35,19 +35,23 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(values | changes))
 
 
-def config(**changes: Any) -> Callable[[Path], None]:
+def config(**changes: Any) -> Callable[[Path], object]:
     return lambda folder: edit(folder / "config.json", **changes)
 
 
-def text(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+def text(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
 
 
-def without(*names: str) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).unlink() for name in names] and None
+def without(*names: str) -> Callable[[Path], object]:
+    def broken(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return broken
 
 
-def weights(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], None]:
+def weights(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], object]:
     def broken(folder: Path) -> None:
         file = folder / "model.safetensors"
         file.write_bytes(content(file.read_bytes()) if callable(content) else content)
@@ -76,7 +80,7 @@ def without_image_token(folder: Path) -> None:
 
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is cut": (text("config.json", '{"model_type": '), "its configuration cannot be read"),
     "config is a list": (text("config.json", "[1]"), "its configuration cannot be read"),
     "config is deep": (text("config.json", '{"a":' * 100_000), "its configuration cannot be read"),
