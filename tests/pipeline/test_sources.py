@@ -1,7 +1,15 @@
 """What rows may name: their own folder, what the configuration opens to them, and nothing else."""
 
+import base64
+import contextlib
+import os
+import textwrap
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -104,3 +112,166 @@ def test_without_a_word_about_the_web_nothing_is_fetched(place: Path) -> None:
     assert found.error.kind == "image_fetch_refused"
     assert "input.fetch" in str(found.error)
     assert "signature" not in str(found.error)
+
+
+ENCODED = base64.b64encode(png(5)).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ENCODED,
+        ENCODED.rstrip("="),
+        ENCODED.encode(),
+        "\n".join(textwrap.wrap(ENCODED, 60)),
+        base64.urlsafe_b64encode(png(5)).decode(),
+        f"data:image/png;base64,{ENCODED}",
+        f"data:image/png;base64,{ENCODED}".encode(),
+        f"DATA:;base64,{ENCODED}\n",
+        "data:image/png," + quote(png(5)),
+        {"bytes": None, "path": f"data:image/png;base64,{ENCODED}"},
+    ],
+)
+def test_images_that_stand_in_the_row_as_text(place: Path, text: Any) -> None:
+    assert read(Location.of(str(place / "in")), text) == png(5)
+
+
+def test_a_path_that_could_be_base64_is_a_path(place: Path) -> None:
+    name = "images/" + "abcdefgh" * 10
+    (place / "in" / "images").mkdir()
+    (place / "in" / name).write_bytes(png(6))
+    odd = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7.gif"  # begins as a GIF would
+    (place / "in" / odd).parent.mkdir(parents=True)
+    (place / "in" / odd).write_bytes(png(7))
+    assert [read(Location.of(str(place / "in")), each) for each in (name, odd)] == [png(6), png(7)]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "data:image/png;base64," + "A" * 400_001,
+        ENCODED[:100] + "****" * 100_000,
+        "x" * 300_000,
+        "https://h/" + "x" * 300_000,
+        "s3://bucket/" + "x" * 300_000,
+        "x" * 300_000 + "://h/a",
+        "a::" + "x" * 300_000,
+        "file://" + "x" * 300_000 + "/a",
+        "\x1b[31m\n.png",
+        "\x1b[31m::\n.png",
+    ],
+)
+def test_no_error_quotes_much_of_a_source_or_controls_a_terminal(place: Path, source: str) -> None:
+    closed = input_config(str(place), image_roots=[])
+    [found] = Sources.of(closed, Location.of(str(place))).read_all([source])
+    assert len(str(found.error)) < 500
+    assert str(found.error).isprintable()
+
+
+def test_file_uris(place: Path) -> None:
+    root, spaced = Location.of(str(place / "in")), place / "in" / "a b#1?.png"
+    spaced.write_bytes(png(4))
+    for uri in (f"file://{quote(str(spaced))}", f"FILE://localhost{quote(str(spaced))}", f"file:{spaced}"):
+        assert read(root, uri) == png(4)
+    for uri in ("file://host/a.png", f"file://{place}%00", "file://~/a.png"):
+        assert read(root, uri) in ("image_fetch_refused", "image_fetch_failed")
+
+
+@pytest.mark.parametrize("name", ["pipe", "sparse.png", "/dev/zero", "."])
+@pytest.mark.timeout(30)
+def test_what_never_ends_or_is_too_large_is_its_rows_error(place: Path, name: str) -> None:
+    os.mkfifo(place / "in" / "pipe")
+    with (place / "in" / "sparse.png").open("wb") as file:
+        file.truncate(10_000_000_000)
+    root = Location.of(str(place / "in"))
+    found = Sources.of(input_config(root.url), root).read_all(["a.png", name, png(2)])
+    assert [each.data for each in found] == [png(1), None, png(2)]
+    assert found[1].error is not None
+    kinds = {"sparse.png": "image_too_large", "/dev/zero": "image_fetch_refused"}
+    assert found[1].error.kind == kinds.get(name, "image_fetch_failed")
+
+
+def test_bytes_in_the_row_have_the_same_limit(place: Path) -> None:
+    root = Location.of(str(place / "in"))
+    most = len(png(1))
+    for source in (png(1), "a.png", f"data:,{quote(png(1))}"):
+        assert read(root, source, max_image_bytes=most) == png(1)
+        assert read(root, source, max_image_bytes=most - 1) == "image_too_large"
+
+
+def test_a_mount_that_hangs_costs_the_rows_that_name_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+
+    def hanging(path: str, *more: Any) -> bytes:
+        if "/mount/" in path:
+            end.wait()
+        return read_regular(path, *more)
+
+    monkeypatch.setattr(files, "read_regular", hanging)
+    root = Location.of(str(place / "in"))
+    found = Sources.of(input_config(root.url, image_seconds=0.3), root).read_all(
+        [*(f"mount/{number}.png" for number in range(20)), "a.png", png(2)]
+    )
+    end.set()
+    assert [each.data for each in found[20:]] == [png(1), png(2)]
+    assert {each.error.kind for each in found[:20] if each.error is not None} == {"image_fetch_failed"}
+    assert "not there within 0.3 seconds (input.image_seconds)" in str(found[0].error)
+
+
+def test_a_store_has_the_same_limits(s3_endpoint: str) -> None:
+    root = Location.of(f"s3://{BUCKET}/in", {"endpoint_url": s3_endpoint})
+    for name, data in (("a.png", png(2)), ("empty.png", b"")):
+        root.at(name).write_bytes(data)
+    most = len(png(2))
+    assert read(root, "a.png", max_image_bytes=most) == png(2)
+    assert read(root, "a.png", max_image_bytes=most - 1) == "image_too_large"
+    assert read(root, "empty.png") == "image_missing"
+    assert read(root, "none.png") == "image_fetch_failed"
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_trickles_is_given_up(aws_environment: None) -> None:
+    with Trickling() as server:
+        root = Location.of(f"s3://{BUCKET}/in", {"endpoint_url": server.endpoint})
+        found = Sources.of(input_config(root.url, image_seconds=1.0), root).read_all(["a.png", png(1)])
+    assert found[1].data == png(1)
+    assert "not there within 1 seconds" in str(found[0].error)
+
+
+def test_what_is_not_open_to_a_row_is_not_quoted(place: Path) -> None:
+    """Whoever writes rows need not be the one whose files they name."""
+    root = Location.of(str(place / "in"))
+    for name in ("in/page.png", "closed/page.png"):
+        (place / name).write_bytes(b"<html>secret")
+    found = Sources.of(input_config(root.url), root).read_all(["page.png", "../closed/page.png"])
+    assert [each.may_quote for each in found] == [True, False]
+
+
+class Trickling(ThreadingHTTPServer):
+    """A byte now and then, for ever."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Trickle)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        super().__exit__(*error)
+
+
+class Trickle(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(206)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.1)
