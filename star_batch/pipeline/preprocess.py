@@ -28,6 +28,7 @@ from star_batch.errors import (
 from star_batch.options import Decoding
 from star_batch.pipeline.fetch import Fetched
 from star_batch.pipeline.plan import FOLDER_COLUMN, ID_COLUMN, QUESTION_COLUMN
+from star_batch.pipeline.readable import to_python
 from star_batch.pipeline.sources import Sources
 from star_batch.pipeline.template import Template, is_missing
 from star_batch.records import Picture, Record
@@ -105,7 +106,7 @@ class Preprocess:
         read |= {question.reference_column for question in self.input.asked.values()}
         read |= {column for template in templates.values() for column in template.columns}
         unread = {self.input.image_column, FOLDER_COLUMN, *(set(self.input.keep_columns) - read)}
-        columns = {name: _to_python(rows[name]) for name in rows.column_names if name not in unread}
+        columns = {name: to_python(rows[name]) for name in rows.column_names if name not in unread}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _pictures(self, rows: pa.Table, deadly: str | None) -> list[list["_Picture"]]:
@@ -122,14 +123,6 @@ class Preprocess:
         shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
         each = iter(fetched)
         return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
-
-
-def _to_python(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        return list(column.to_pylist())
-    except (OverflowError, ValueError):
-        # Dates that Python has not, such as those of the year 10000.
-        return list(column.cast(pa.large_string()).to_pylist())
 
 
 class _Picture:

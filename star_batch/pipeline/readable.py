@@ -4,6 +4,8 @@ pandas, polars, DuckDB and Hugging Face's datasets read the answers. Some of the
 no small decimals. Views of lists stay: Arrow's own cast of them is broken where one is null. Knows no file.
 """
 
+from typing import Any
+
 import pyarrow as pa
 
 from star_batch.records import ANSWER_SCHEMA
@@ -51,3 +53,11 @@ def readable(table: pa.Table) -> pa.Table:
 def _type_of(field: pa.Field) -> pa.DataType:
     is_old = field.name == _PROBABILITIES and pa.types.is_map(field.type)
     return ANSWER_SCHEMA.field(_PROBABILITIES).type if is_old else readable_type(field.type)
+
+
+def to_python(column: pa.ChunkedArray) -> list[Any]:
+    """Its values, or as text where Python has no such values: dates of the year 10000."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        return list(column.cast(pa.large_string()).to_pylist())

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,26 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path, s3_endpoint: s
 def test_the_staged_parquet_is_plain(tmp_path: Path) -> None:
     config = stage(batch(lines(tmp_path / "in.jsonl", REQUESTS), tmp_path / "out"))
     assert pq.read_table(str(config.input.path))["custom_id"].to_pylist() == ["a", "b", None, "c"]
+
+
+@pytest.mark.faults
+def test_as_a_user_runs_it(tmp_path: Path) -> None:
+    """Windows' and a person's files together are answered; a cut one is one line and exit 4, before anything starts."""
+    asked = [request(messages=[user(part(DATA))], max_tokens=2, tools=None) | {"custom_id": f"r{n}"} for n in range(4)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("\n".join(map(json.dumps, asked[:2])), encoding="utf-8-sig")
+    (tmp_path / "in" / "b.json").write_text(json.dumps(asked[2:], indent=1), encoding="utf-16")
+    done = command(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    answered = (tmp_path / "out" / "output.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["custom_id"] for line in answered) == ["r0", "r1", "r2", "r3"]
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress((tmp_path / "in" / "a.jsonl").read_bytes())[:-20])
+    done = command(tmp_path / "cut.jsonl.gz", tmp_path / "cut")
+    assert (done.returncode, len(done.stderr.splitlines())) == (4, 1)
+    assert "is a gzip file that is cut" in done.stderr
+
+
+def command(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-c", "from star_batch.cli import main; main()", "run", "--kind", "openai", "--model", "demo"]
+    call += ["--quiet", "--input", str(source), "--output", str(target)]
+    return subprocess.run(call, capture_output=True, text=True, timeout=280, check=False)
