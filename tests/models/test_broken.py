@@ -40,11 +40,18 @@ def config(**changes: Any) -> Callable[[Path], None]:
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return write
 
 
 def without(*names: str) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).unlink() for name in names] and None
+    def delete(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return delete
 
 
 def weights(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -67,6 +74,11 @@ def only_pickled(folder: Path) -> None:
 def index_of_absent_files(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     edit(folder / "model.safetensors.index.json", weight_map={"x": "a.safetensors", "y": "b.safetensors"})
+
+
+def odd_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")
+    (folder / "model.safetensors.index.json").write_text("[]")
 
 
 def without_image_token(folder: Path) -> None:
@@ -98,10 +110,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights are cut": (weights(lambda data: data[:2000]), "its weights cannot be read: model.safetensors"),
     "a header of exabytes": (weights((2**60).to_bytes(8, "little") + b"{}"), "its weights cannot be read"),
     "a shard is missing": (index_of_absent_files, "1 of 2 files of weights are missing: b.safetensors"),
-    "index is odd": (
-        lambda folder: (without("model.safetensors")(folder), text("model.safetensors.index.json", "[]")(folder))[0],
-        "its weights cannot be read",
-    ),
+    "index is odd": (odd_index, "its weights cannot be read"),
     "settings are cut": (text("generation_config.json", "{"), "its generation settings cannot be read"),
     "penalty is text": (text("generation_config.json", '{"repetition_penalty": "much"}'), "repetition_penalty='much'"),
     "penalty is nothing": (text("generation_config.json", '{"repetition_penalty": 0}'), "repetition_penalty=0"),
