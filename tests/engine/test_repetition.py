@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -37,8 +36,8 @@ def penalised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return saying
 
 
-def answers(model: str, records: list[Record], decoding: Decoding, **options: Any) -> list[Answer]:
-    with Engine.from_pretrained(model, dtype="float32", options=EngineOptions(**options)) as engine:
+def answers(model: str, records: list[Record], decoding: Decoding, max_rows: int = 64) -> list[Answer]:
+    with Engine.from_pretrained(model, dtype="float32", options=EngineOptions(max_rows=max_rows)) as engine:
         found = engine.answer(records, decoding=decoding)
     assert [answer.error for answer in found] == [None] * len(found)
     return found

@@ -35,23 +35,26 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(values | changes))
 
 
-def config(**changes: Any) -> Callable[[Path], object]:
+def config(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "config.json", **changes)
 
 
-def text(name: str, content: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_text(content)
+def text(name: str, content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return write
 
 
-def without(*names: str) -> Callable[[Path], object]:
-    def broken(folder: Path) -> None:
+def without(*names: str) -> Callable[[Path], None]:
+    def delete(folder: Path) -> None:
         for name in names:
             (folder / name).unlink()
 
-    return broken
+    return delete
 
 
-def weights(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], object]:
+def weights(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], None]:
     def broken(folder: Path) -> None:
         file = folder / "model.safetensors"
         file.write_bytes(content(file.read_bytes()) if callable(content) else content)
@@ -73,6 +76,11 @@ def index_of_absent_files(folder: Path) -> None:
     edit(folder / "model.safetensors.index.json", weight_map={"x": "a.safetensors", "y": "b.safetensors"})
 
 
+def odd_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")
+    (folder / "model.safetensors.index.json").write_text("[]")
+
+
 def without_image_token(folder: Path) -> None:
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace("<image>", "<picture>"))
@@ -80,7 +88,7 @@ def without_image_token(folder: Path) -> None:
 
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "config is cut": (text("config.json", '{"model_type": '), "its configuration cannot be read"),
     "config is a list": (text("config.json", "[1]"), "its configuration cannot be read"),
     "config is deep": (text("config.json", '{"a":' * 100_000), "its configuration cannot be read"),
@@ -102,10 +110,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights are cut": (weights(lambda data: data[:2000]), "its weights cannot be read: model.safetensors"),
     "a header of exabytes": (weights((2**60).to_bytes(8, "little") + b"{}"), "its weights cannot be read"),
     "a shard is missing": (index_of_absent_files, "1 of 2 files of weights are missing: b.safetensors"),
-    "index is odd": (
-        lambda folder: (without("model.safetensors")(folder), text("model.safetensors.index.json", "[]")(folder))[0],
-        "its weights cannot be read",
-    ),
+    "index is odd": (odd_index, "its weights cannot be read"),
     "settings are cut": (text("generation_config.json", "{"), "its generation settings cannot be read"),
     "penalty is text": (text("generation_config.json", '{"repetition_penalty": "much"}'), "repetition_penalty='much'"),
     "penalty is nothing": (text("generation_config.json", '{"repetition_penalty": 0}'), "repetition_penalty=0"),

@@ -211,6 +211,15 @@ def test_as_a_user_runs_it(tmp_path: Path) -> None:
 
 
 def command(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-c", "from star_batch.cli import main; main()", "run", "--kind", "openai", "--model", "demo"]
+    call = [
+        sys.executable,
+        "-c",
+        "from star_batch.cli import main; main()",
+        "run",
+        "--kind",
+        "openai",
+        "--model",
+        "demo",
+    ]
     call += ["--quiet", "--input", str(source), "--output", str(target)]
     return subprocess.run(call, capture_output=True, text=True, timeout=280, check=False)
