@@ -50,9 +50,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @contextmanager
 def node(environment: dict[str, str], log: Path, *options: object) -> Iterator[None]:
+    """A node that is up inside the block; on a busy machine Ray gives one up after 30 s, and another try is fair."""
     command = [*RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *map(str, options)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    process = next((up for up in (started(command, environment, log) for _ in range(3)) if up is not None), None)
+    assert process is not None, log.read_text()
     try:
         yield
     finally:
@@ -61,6 +62,16 @@ def node(environment: dict[str, str], log: Path, *options: object) -> Iterator[N
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def started(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes] | None:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    while process.poll() is None:
+        if b"Ray runtime started" in log.read_bytes():
+            return process
+        time.sleep(0.5)
+    return None
 
 
 @pytest.fixture(scope="module")
