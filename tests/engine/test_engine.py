@@ -39,7 +39,7 @@ def engine(tiny: str):  # type: ignore[no-untyped-def]
         ({"image": np.zeros((3, 3, 3), np.uint8)}, "image_unreadable"),
         ({"prompt": None}, "prompt_missing"),
         ({"prompt": "  "}, "prompt_missing"),
-        ({"prompt": "w1 <image> w2"}, "prompt_invalid"),
+        ({"prompt": "w1 <image> <image> w2"}, "prompt_invalid"),
         ({"prompt": "w1 w2", "raw": True}, "prompt_invalid"),
         ({"prompt": "w1 " * 600}, "prompt_too_long"),
         ({"max_new_tokens": 0}, "value_invalid"),

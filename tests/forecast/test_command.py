@@ -125,7 +125,7 @@ def test_rows_that_are_all_bad_make_no_plan(tmp_path: Path) -> None:
 
 def test_prompts_that_the_engine_refuses_are_counted_as_bad(tmp_path: Path, scenes: Path) -> None:
     table = pq.read_table(scenes).slice(0, 16)
-    questions = ["<image> what?", *table["question"].to_pylist()[1:]]
+    questions = ["<image> what <image>?", *table["question"].to_pylist()[1:]]
     column = table.schema.get_field_index("question")
     pq.write_table(table.set_column(column, "question", pa.array(questions)), tmp_path / "rows.parquet")
     for more in (["--seconds", "0.3"], ["--gpu", "l4"]):
