@@ -55,8 +55,6 @@ def send_ahead(need: Need) -> None:
         missing, version = ray.get(answer)
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise ClusterError(f"cluster.runtime_env cannot be set up: {_last_line(str(error))}") from None
-    finally:
-        ray.cancel(answer, force=True)
     _check(missing, version)
     _asked.add(connection)
 
@@ -85,6 +83,7 @@ def _await(answer: Any, need: Need) -> None:
     while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:  # in short steps, so that Ctrl-C is heard
         waited = time.monotonic() - start
         if waited >= need.seconds:
+            ray.cancel(answer)  # and none that has been answered: on that Ray's C++ part aborts the process
             raise ClusterError(
                 f"the cluster gave no {need.gpus:g} GPUs to a first actor within {need.seconds:g} s "
                 "(cluster.gpu_wait_seconds): set model.device: cpu, or choose a cluster that has them"
