@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from star_batch import images
-from star_batch.errors import ImageUnreadable
+from star_batch.errors import ImageError, ImageUnreadable
 from star_batch.formats import begins_as_image
 
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title>"
@@ -61,7 +61,7 @@ def test_whatever_it_is_the_error_is_short_and_printable() -> None:
     dice = random.Random(0)
     for _ in range(300):
         start = dice.choice([b"", b"<html>", b'{"', b"text ", b"\xff\xfe"])
-        with pytest.raises(images.ImageError) as caught:
+        with pytest.raises(ImageError) as caught:
             images.decode(start + dice.randbytes(dice.randrange(1, 2000)))
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300
