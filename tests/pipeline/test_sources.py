@@ -258,9 +258,9 @@ class Trickling(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def server_close(self) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.shutdown()
-        super().server_close()
+        super().__exit__(*error)
 
 
 class Trickle(BaseHTTPRequestHandler):
