@@ -124,7 +124,7 @@ class Input(_Section):
     duplicates: Literal["refuse", "first"] = "refuse"
     vanished: Literal["refuse", "keep"] = "refuse"
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
-    max_image_bytes: int = Field(default=268_435_456, ge=1)
+    max_image_bytes: int = Field(default=67_108_864, ge=1)
     image_seconds: float = Field(default=120.0, gt=0.0)
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)

@@ -85,6 +85,13 @@ def unified_schema(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -
     return pa.schema([(column, _never_null(type)) for column, type in types.items()])
 
 
+def label_columns(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -> tuple[str, ...]:
+    """Of the columns that `unified_schema` makes text, those whose numbers have names."""
+    may_have = {column.column for column in wanted if column.option in _NAMED}
+    may_have -= {column.column for column in wanted if column.option not in _NAMED}
+    return tuple(sorted(may_have & {name for schema in schemas.values() for name in label_names(schema)}))
+
+
 def _check_present(wanted: Sequence[Wanted], name: str, schema: pa.Schema) -> None:
     for column in wanted:
         number = schema.names.count(column.column)

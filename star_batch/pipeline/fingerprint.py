@@ -6,7 +6,7 @@ version of this code are recorded elsewhere and do not count.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,9 +74,12 @@ class Fingerprint:
 
 
 def fingerprint_of(
-    config: JobConfig, checkpoint: Mapping[str, str], generation: Generation | None = None
+    config: JobConfig,
+    checkpoint: Mapping[str, str],
+    generation: Generation | None = None,
+    labels: Sequence[str] = (),
 ) -> Fingerprint:
-    """The fingerprint of a job on a checkpoint of that identity and with these settings."""
+    """The fingerprint of a job on a checkpoint of that identity and with these settings; `labels` are the input's."""
     sections = {
         "input": config.input.model_dump(mode="json", include=set(_INPUT_FIELDS)),
         "model": config.model.model_dump(mode="json", exclude={"device", "name", "trust_remote_code"}),
@@ -86,6 +89,8 @@ def fingerprint_of(
         "output": {"token_ids": config.output.token_ids},
         "schema": {"version": SCHEMA_VERSION},
     }
+    if labels:  # an output of numbers does not go on with names
+        sections["input"] |= {"labels": list(labels)}
     # A round trip through JSON, so that parts read back from a file compare equal.
     flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return Fingerprint(json.loads(json.dumps(flat)))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
-from star_batch.pipeline.columns import unified_schema, wanted_columns
+from star_batch.pipeline.columns import label_columns, unified_schema, wanted_columns
 from star_batch.pipeline.discover import find_files, with_scheme
 from star_batch.pipeline.listing import list_images
 from star_batch.pipeline.planned import (
@@ -74,9 +74,11 @@ def _plan_parquet(config: Input, output: Location | None) -> InputPlan:
     footers = _with_rows(dict(zip(files, found, strict=True)), root)
     fan = len(config.asked)
     groups = [group for name, footer in footers.items() for group in _row_groups(name, files[name], footer, fan)]
+    schemas = {name: footer.schema for name, footer in footers.items()}
     return InputPlan(
         root=root,
-        schema=unified_schema(wanted, {name: footer.schema for name, footer in footers.items()}),
+        schema=unified_schema(wanted, schemas),
+        labels=label_columns(wanted, schemas),
         id_column=config.id_column,
         row_groups=tuple(_limited(groups, config.limit)),
         questions=tuple(config.questions or ()),

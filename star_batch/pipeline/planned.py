@@ -79,13 +79,17 @@ Group: TypeAlias = RowGroup | ImageFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputPlan:
-    """Row groups to read with the columns that the job needs, cast to one `schema` for all files; or image files."""
+    """Row groups to read with the columns that the job needs, cast to one `schema` for all files; or image files.
+
+    `labels`: columns of numbers that are read as their names.
+    """
 
     root: Location
     schema: pa.Schema
     id_column: str | None
     row_groups: tuple[Group, ...]
     questions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:

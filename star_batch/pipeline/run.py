@@ -125,7 +125,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         plan=plan,
         ids=ids,
         results=results,
-        fingerprint=fingerprint_of(config, checkpoint, generation),
+        fingerprint=fingerprint_of(config, checkpoint, generation, plan.labels),
         generation=generation,
         verbose=verbose,
     )

@@ -115,7 +115,7 @@ class Location:
     @property
     def shown(self) -> str:
         """How it may be written down."""
-        return without_credentials(self.url)
+        return printable(without_credentials(self.url))
 
     @property
     def is_local(self) -> bool:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_batch.errors import InputError
+from star_batch.pipeline.fingerprint import fingerprint_of
 from star_batch.pipeline.labels import label_names, named
 from star_batch.pipeline.plan import plan_input, read_rows
-from tests.pipeline.samples import input_config, png
+from tests.pipeline.samples import input_config, job, png
 
 SCHEMA = pa.schema([("label", pa.int64()), ("other", pa.float64())])
 
@@ -104,3 +105,12 @@ def test_numbers_with_names_and_numbers_without_do_not_go_together(tmp_path: Pat
 def test_an_id_stays_a_number(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", pa.array([0, 1], pa.int64()), ["cat", "dog"])
     assert kinds(tmp_path, id_column="kind") == [0, 1]
+
+
+def test_columns_that_are_read_as_names_count(tmp_path: Path) -> None:
+    """An output that was begun with numbers does not go on with names; one without such columns never hears of it."""
+    write(tmp_path / "a.parquet", pa.array([0], pa.int64()), ["cat"])
+    kept, unused = (plan_input(input_config(tmp_path, keep_columns=columns)).labels for columns in (["kind"], []))
+    assert (kept, unused) == (("kind",), ())
+    before, after = (fingerprint_of(job(tmp_path, "out"), {}, labels=labels) for labels in (unused, kept))
+    assert before.differences(after) == ['input.labels: nothing there, ["kind"] here']
