@@ -28,6 +28,7 @@ from star_batch.pipeline.redaction import has_userinfo, redacted, without_creden
 from star_batch.pipeline.trouble import STORAGE_ERRORS as STORAGE_ERRORS
 from star_batch.pipeline.trouble import code_of, is_transient, typed
 from star_batch.pipeline.trouble import explain as explain
+from star_batch.wording import printable
 
 # FAT, some FUSE mounts and some network shares.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
