@@ -30,7 +30,7 @@ QUESTION_COLUMN = "star_batch:question"
 """The name of the question that a row asks, where there are several."""
 
 FOLDER_COLUMN = "star_batch:folder"
-"""The folder of the Parquet file that a row is from: rows may name the files that are there."""
+"""The folder of the Parquet file that a row is from, as bytes; rows may name the files that are there."""
 
 _THREADS = 16
 _ROWS_PER_TABLE = 1024
@@ -194,8 +194,8 @@ def read_rows(
 def _with_folder(plan: InputPlan, group: Group, rows: pa.Table) -> pa.Table:
     if isinstance(group, ImageFiles):
         return rows
-    folder = with_scheme(os.path.dirname(group.path), plan.root)
-    return rows.append_column(FOLDER_COLUMN, pa.repeat(pa.scalar(folder, pa.string()), rows.num_rows))
+    folder = os.fsencode(with_scheme(os.path.dirname(group.path), plan.root))
+    return rows.append_column(FOLDER_COLUMN, pa.repeat(pa.scalar(folder, pa.binary()), rows.num_rows))
 
 
 def _rows_until_the_last(group: Group) -> int:

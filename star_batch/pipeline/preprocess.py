@@ -3,6 +3,7 @@
 Rows that share an image have it decoded once. Whatever is wrong with one row is a `RecordError` and stays there.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class Preprocess:
         if deadly is not None:
             return [[_Picture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)]] * rows.num_rows
         several = [row if isinstance(row, list) else [row] for row in rows[self.input.image_column].to_pylist()]
-        folders = rows[FOLDER_COLUMN].to_pylist() if FOLDER_COLUMN in rows.column_names else [None] * rows.num_rows
+        folders = _folders(rows)
         fetched = self.sources.read_all(
             [source for row in several for source in row],
             [folder for row, folder in zip(several, folders, strict=True) for _ in row],
@@ -123,6 +124,13 @@ class Preprocess:
         shared = {id(each): _Picture(each, self.input, preprocessor) for each in fetched}
         each = iter(fetched)
         return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
+
+
+def _folders(rows: pa.Table) -> list[str | None]:
+    """Of the files that the rows are from; a folder's name may be no text."""
+    if FOLDER_COLUMN not in rows.column_names:
+        return [None] * rows.num_rows
+    return [os.fsdecode(folder) for folder in rows[FOLDER_COLUMN].to_pylist()]
 
 
 class _Picture:

@@ -133,9 +133,10 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     summary = _finished_before(job)
     if summary is not None:
         return summary
-    job = replace(job, store=probe(job.output))
-    with endpoint(config.metrics) as board, Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
-        return _run_alone(replace(job, on_progress=_telling(board, on_progress)), lease)
+    with endpoint(config.metrics) as board:
+        job = replace(job, store=probe(job.output), on_progress=_telling(board, on_progress))
+        with Lease(output=job.output, seconds=config.output.lease_seconds) as lease:
+            return _run_alone(job, lease)
 
 
 def _telling(board: Board, on_progress: OnProgress | None) -> OnProgress:

@@ -96,7 +96,7 @@ def test_as_json_for_machines_that_read_logs(scenes: Path) -> None:
         (["--price-per-gpu-hour", "inf"], "price_per_gpu_hour=inf: give 0 or more"),
         (["--price-per-gpu-hour", "1e308"], "price_per_gpu_hour=1e+308: give 0 or more, up to 1,000,000"),
         (["--answer-tokens", "0"], "answer_tokens=0: give 1 or more"),
-        (["--answer-tokens", "65"], "answer_tokens=65: the job's max_new_tokens allows 64 at most"),
+        (["--answer-tokens", "65"], "answer_tokens=65: the job's max_new_tokens allows 32 at most"),
         (["--answer-tokens", "9", "--max-new-tokens", "8"], "the job's max_new_tokens allows 8 at most"),
         (["--keep", "0"], "keep=0: give a number of visual tokens"),
         (["--prompt-column", "qestion"], "no column 'qestion' for prompt_column (did you mean 'question'?)"),

@@ -102,7 +102,7 @@ def test_who_asks_for_no_gpu_or_joins_a_cluster_is_not_refused_early(monkeypatch
 def test_a_refusal_touches_nothing_of_an_old_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(devices, "starts_own", lambda cluster: True)
-    old = tmp_path / "out" / "answers" / "old.parquet"
+    old = tmp_path / "out" / "answers" / f"{1:08d}-{'a' * 12}-{'b' * 32}-{'c' * 32}.parquet"
     write(old, rows(1))
     config = job(
         write(tmp_path / "in.parquet", rows(3)),
