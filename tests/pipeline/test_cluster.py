@@ -177,6 +177,7 @@ def test_whatever_ray_raises_when_it_starts_is_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "init", too_slow)
     monkeypatch.setattr(cluster, "own_token", contextlib.nullcontext)  # this process may have a Ray, with another
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # it is the other tests'
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with (
         pytest.raises(ClusterError, match=r"^Ray on this machine: it did not come up within Ray's 30 s"),
@@ -187,6 +188,7 @@ def test_whatever_ray_raises_when_it_starts_is_one_line(monkeypatch: pytest.Monk
 
 def test_a_stale_address_of_the_environment_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # it is the other tests'
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     start = time.monotonic()
     with (
