@@ -1,7 +1,6 @@
 """`star-batch status`, `verify` and `report`: what an output holds, told from its folder alone."""
 
 import logging
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +53,7 @@ def verify(
 
 def report(
     out: Folder,
-    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here, not into the output.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="FILE", help="Write the page here, not into the output.")] = None,
     verbose: Tracebacks = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +71,7 @@ def report(
 
     place = _place(out)[0]
     page = redraw(place)
-    target = Location.of(str(to)) if to is not None else place.at(REPORT)
+    target = Location.of(to) if to is not None else place.at(REPORT)
     with failing_as(OutputError, "write the report", target):
         target.write_bytes(page)
     if not quiet:

@@ -21,22 +21,22 @@ _USERINFO = re.compile(
     r"|(?:[^\s/@'\",]+@)+)"
 )
 _ENCODED_USERINFO = re.compile(r"(?i)(?<=%3A%2F%2F)(?:(?!%2F|&)\S)+?%40")
-_QUERY_NAME = (
-    r"(?:[\w.-]{0,40}(?:signature|credential|secret|passw(?:or)?d|token|access_?key(?:_?id)?|api_?key)|sig|key)"
-)
-_QUERY = re.compile(rf"(?i)((?:[?&;]|%3F|%26){_QUERY_NAME}(?:=|%3D))(?:(?!%26)[^&\s'\"])+")
+_QUERY_NAME = r"(?:[\w.-]{0,40}(?:signature|credential|secret|passw(?:or)?d|token|access_?key(?:_?id)?|api_?key)|sig|key|auth|jwt|pass|sas)"
+_QUERY = re.compile(rf"(?i)((?:[?&;#]|%3F|%26|%23){_QUERY_NAME}(?:=|%3D))(?:(?!%26)[^&\s'\"])+")
 _URL = re.compile(r"(?<![\w+.-])[a-zA-Z][\w+.-]{0,30}(?:://|%3A%2F%2F)\S+", re.ASCII)
 _SECRET_NAME = (
-    r"[\w.-]{0,40}(?:secret|passw(?:or)?d|passwd|pwd|token|credentials?|(?:access|api|account|private|secret|shared)[_-]?key)"
+    r"[\w.-]{0,40}(?:secret|signature|passw(?:or)?d|passwd|pwd|token|credentials?|(?:access|api|account|private|secret|shared)[_-]?key)"
     r"(?:[_-]?id)?"
 )
 # `"secret": "x"` in JSON or Python, `secret: x` in YAML, `secret=x` in a connection string; no path has these.
 _NAMED = re.compile(
     rf"(?im)((?:(?:^|[{{,])[ \t]*(?:-[ \t]+)?(?:{_SECRET_NAME}|key)[ \t]*:\s+"
     rf"|\\?[\"'](?:{_SECRET_NAME}|key)\\?[\"']\s*:\s*"
-    rf"|(?:^|[\s;]){_SECRET_NAME}=))"
+    rf"|(?:^|[\s;]){_SECRET_NAME}[ \t]{{0,9}}=[ \t]{{0,9}}))"
     r"(?:\\\"(?:(?!\\\").)*\\\"|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;}\]]+)"
 )
+_HEADER = re.compile(r"(?i)(\bauthorization\W{1,9}(?:(?:bearer|basic|token)\s{1,9})?)[^\s'\",;]+")
+_ELEMENT = re.compile(rf"(?i)(<{_SECRET_NAME}>)[^<]+")
 _OPTION_NAME = re.compile(r"(?i)key|secret|token|passw|pwd|credential|auth|sas|signature|connection_string|cookie|cert")
 # Words of file system options that say where or how, never who.
 _HARMLESS_OPTIONS = frozenset({"signature_version", "max_keys"})
@@ -52,7 +52,10 @@ def redacted(text: str, options: Mapping[str, Any] | None = None) -> str:
     for secret in sorted({*_variables(), *_option_secrets(options or {})}, key=len, reverse=True):
         for form in _forms(secret):
             text = text.replace(form, _HIDDEN)
-    return _NAMED.sub(rf"\g<1>{_HIDDEN}", without_credentials(text))
+    text = without_credentials(text)
+    for pattern in (_HEADER, _ELEMENT, _NAMED):
+        text = pattern.sub(rf"\g<1>{_HIDDEN}", text)
+    return text
 
 
 def without_credentials(text: str) -> str:

@@ -99,8 +99,12 @@ class Location:
         """
         if has_userinfo(url):
             raise ConfigError(f"{redacted(url)}: credentials do not belong into a URL: use the storage options")
-        scheme = scheme_of(url)
-        url = _absolute(url) if scheme == "file" else url.rstrip("/")
+        if "\0" in url:
+            raise ConfigError(f"{printable(url)}: a path holds no null character")
+        scheme, rest = scheme_of(url), url.partition("://")[2].strip("/")
+        if scheme != "file" and not rest:
+            raise ConfigError(f"{printable(url)}: names no bucket")
+        url = _absolute(url) if scheme == "file" else f"{scheme}://{url.partition('://')[2].rstrip('/')}"
         location = cls(url, _with_defaults(scheme, options or {}), retry_seconds)
         location._check_scheme()
         return location
@@ -147,21 +151,25 @@ class Location:
     @_retried
     def files(self) -> list[str]:
         """Names of all files below, relative, sorted; none when there is no such folder."""
-        prefix = self.path.rstrip("/") + "/"
-        try:
-            return sorted(str(path).removeprefix(prefix) for path in self.fs.find(self.path))
-        except FileNotFoundError:
-            return []
+        return sorted(self._found())
 
     @_retried
     def sizes(self) -> dict[str, int]:
         """The same names with the files' sizes in bytes."""
+        return dict(self._found(with_sizes=True))
+
+    def _found(self, *, with_sizes: bool = False) -> dict[str, int]:
+        if self.is_local:
+            return dict(_walked(self.path, with_sizes))
         prefix = self.path.rstrip("/") + "/"
         try:
-            found = self.fs.find(self.path, detail=True)
+            found = self.fs.find(self.path, detail=with_sizes)
         except FileNotFoundError:
             return {}
-        return {str(path).removeprefix(prefix): int(info["size"] or 0) for path, info in found.items()}
+        sizes = (
+            {path: int(info["size"] or 0) for path, info in found.items()} if with_sizes else dict.fromkeys(found, 0)
+        )
+        return {str(path).removeprefix(prefix): size for path, size in sizes.items()}
 
     @_retried
     def delete(self) -> None:
@@ -255,6 +263,8 @@ class Location:
     @contextlib.contextmanager
     def _draft(self, data: bytes) -> Iterator[Path]:
         target = Path(self.path)
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EEXIST, "something is there that is no regular file", self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
@@ -262,6 +272,20 @@ class Location:
             yield draft
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _walked(top: str, with_sizes: bool) -> Iterator[tuple[str, int]]:
+    """Files below a local folder. A folder that cannot be listed is trouble: fsspec would call it empty."""
+    for folder, _, names in os.walk(top, onerror=_raise_unless_absent):
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                yield os.path.relpath(path, top), os.stat(path).st_size if with_sizes else 0
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def scheme_of(url: str) -> str:

@@ -40,7 +40,7 @@ _TRANSIENT = (
 )
 _TRANSIENT_ERRNO = frozenset(
     {
-        *(errno.EBUSY, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT),
+        *(errno.EBUSY, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ESTALE),
         # How s3fs spells 500, 503 and their like.
         *(errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)),
     }

@@ -168,3 +168,19 @@ def test_what_a_runtime_env_sets_is_shown_by_name_alone() -> None:
     assert "planted" not in str(shown_config(config))
     assert config.cluster.environment == env
     assert shown_config(job("in", "out"))["cluster"]["runtime_env"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aws_secret_access_key = {}",
+        "Authorization: Bearer {}",
+        "https://host/x#access_token={}",
+        "https://host/x?auth={}&a=1",
+        "https://host/x?jwt={}",
+        "https://host/x?pass={}",
+        "<Error><SecretAccessKey>{}</SecretAccessKey></Error>",
+    ],
+)
+def test_other_ways_to_write_a_secret(text: str) -> None:
+    assert SECRET not in redacted(text.format(SECRET))

@@ -305,3 +305,41 @@ def test_create_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytes
         file.create(b"second")
     assert file.read_bytes() == b"first"
     assert sorted(os.listdir(tmp_path)) == [".lock", "marker"]
+
+
+@pytest.mark.parametrize("method", ["files", "sizes"])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once an output whose listing failed was taken for one without answers, and everything was answered again."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a").write_bytes(b"abc")
+    place, troubles, scandir = Location.of(str(tmp_path), retry_seconds=30.0), [errno.ESTALE, errno.EACCES], os.scandir
+
+    def failing(path: str) -> Any:
+        if path.endswith("inner") and troubles:
+            raise OSError(troubles.pop(0), "trouble", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(PermissionError):
+        getattr(place, method)()
+    assert list(getattr(place, method)()) == ["inner/a"]
+    assert not getattr(place.at("nowhere"), method)()
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("/")):
+        with pytest.raises(OSError, match="no regular file"):
+            Location.of(str(place)).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(("url", "words"), [("a\0b", "null character"), ("s3://", "names no bucket")])
+def test_places_that_are_none(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Location.of(url)
+
+
+def test_a_scheme_is_the_same_in_capitals() -> None:
+    assert Location.of("S3://bucket/Key").url == "s3://bucket/Key"
