@@ -21,11 +21,15 @@ _USERINFO = re.compile(
     r"|(?:[^\s/@'\",]+@)+)"
 )
 _ENCODED_USERINFO = re.compile(r"(?i)(?<=%3A%2F%2F)(?:(?!%2F|&)\S)+?%40")
-_QUERY_NAME = r"(?:[\w.-]{0,40}(?:signature|credential|secret|passw(?:or)?d|token|access_?key(?:_?id)?|api_?key)|sig|key|auth|jwt|pass|sas)"
+_QUERY_NAME = (
+    r"(?:[\w.-]{0,40}(?:signature|credential|secret|passw(?:or)?d|token|access_?key(?:_?id)?|api_?key)"
+    r"|sig|key|auth|jwt|pass|sas)"
+)
 _QUERY = re.compile(rf"(?i)((?:[?&;#]|%3F|%26|%23){_QUERY_NAME}(?:=|%3D))(?:(?!%26)[^&\s'\"])+")
 _URL = re.compile(r"(?<![\w+.-])[a-zA-Z][\w+.-]{0,30}(?:://|%3A%2F%2F)\S+", re.ASCII)
 _SECRET_NAME = (
-    r"[\w.-]{0,40}(?:secret|signature|passw(?:or)?d|passwd|pwd|token|credentials?|(?:access|api|account|private|secret|shared)[_-]?key)"
+    r"[\w.-]{0,40}(?:secret|signature|passw(?:or)?d|passwd|pwd|token|credentials?"
+    r"|(?:access|api|account|private|secret|shared)[_-]?key)"
     r"(?:[_-]?id)?"
 )
 # `"secret": "x"` in JSON or Python, `secret: x` in YAML, `secret=x` in a connection string; no path has these.
