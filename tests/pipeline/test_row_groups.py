@@ -193,3 +193,25 @@ def test_a_row_group_above_2_gib_is_read_in_bounded_memory(tmp_path: Path) -> No
         )
         num_rows, mebibytes = map(int, done.stdout.split())
         assert (num_rows, mebibytes < most) == (limit or 1100, True), mebibytes
+
+
+def as_number(number: int) -> bytes:
+    """A 64-bit number as a footer has it: Thrift's mark for one, then seven bits a byte."""
+    left = (number << 1) ^ (number >> 63)
+    digits = [left >> shift & 0x7F for shift in range(0, max(1, left.bit_length()), 7)]
+    return bytes([0x16, *(digit | 0x80 for digit in digits[:-1]), digits[-1]])
+
+
+@pytest.mark.parametrize("rows", [-7777, 0, 7776, 10**9, 2**62])
+@pytest.mark.parametrize("places", [{"file"}, {"column"}, {"group"}, {"file", "group"}], ids=str)
+def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path, rows: int, places: set[str]) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"image": ["a.png"] * 7777}), path, compression="none")
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    head, *pieces = data[start:-8].split(as_number(7777))
+    for place, piece in zip(("file", "column", "group"), pieces, strict=True):
+        head += as_number(rows if place in places else 7777) + piece
+    path.write_bytes(data[:start] + head + len(head).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match=r"in\.parquet: its footer contradicts itself \("):
+        plan_input(input_config(str(path), prompt="what?"))
