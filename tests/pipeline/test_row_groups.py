@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from star_batch.errors import InputError
 from star_batch.pipeline.plan import RowGroup, plan_input, read_rows
 from star_batch.pipeline.read import memory_per_task
+from star_batch.pipeline.readable import to_python
 from star_batch.storage.parquet import open_parquet, read_batches
 from tests.pipeline.samples import input_config, rows, write
 from tests.test_house import ROOT
@@ -193,6 +194,20 @@ def test_a_row_group_above_2_gib_is_read_in_bounded_memory(tmp_path: Path) -> No
         )
         num_rows, mebibytes = map(int, done.stdout.split())
         assert (num_rows, mebibytes < most) == (limit or 1100, True), mebibytes
+
+
+@pytest.mark.parametrize("option", [{"prompt": "When? {time}"}, {"reference_column": "time", "prompt": "When?"}])
+def test_times_of_an_unknown_zone_are_kept_and_not_told(tmp_path: Path, option: dict[str, str]) -> None:
+    times = pa.array([1, None], pa.timestamp("ms", "Foo/Bar"))
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "time": times}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"column 'time' for \w+: values of type timestamp\[ms, tz=Foo/Bar\] cannot"):
+        plan_input(input_config(str(tmp_path), **option))
+    assert plan_input(input_config(str(tmp_path), prompt="When?", keep_columns=["time"])).num_rows == 2
+
+
+def test_lists_of_times_that_nobody_has_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"values of type list<item: timestamp\[s\]> cannot be read"):
+        to_python(pa.chunked_array([pa.array([[2**60]], pa.list_(pa.timestamp("s")))]))
 
 
 def as_number(number: int) -> bytes:
