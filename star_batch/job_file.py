@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml._yaml import CParser
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
+from yaml.parser import Parser
+from yaml.reader import Reader
 from yaml.resolver import Resolver
+from yaml.scanner import Scanner
 
 from star_batch.errors import ConfigError
 from star_batch.wording import printable
@@ -22,6 +24,7 @@ _NODE_BYTES = 50
 _LONGEST_NUMBER = 64
 
 _TAG = "tag:yaml.org,2002:"
+_KINDS = {"int": "number", "float": "number", "bool": "yes or no"}
 _TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "map", "seq"))
 
 
@@ -72,11 +75,23 @@ def _refused(node: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-class _Loader(Composer, CParser, SafeConstructor, Resolver):
+class _SlowParser(Reader, Scanner, Parser):
+    """Of a PyYAML that was built without libyaml."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+
+_Parser: Any = getattr(yaml, "_yaml").CParser if yaml.__with_libyaml__ else _SlowParser  # noqa: B009
+
+
+class _Loader(Composer, _Parser, SafeConstructor, Resolver):  # type: ignore[misc]  # one of two parsers
     """What a job needs of YAML: texts, numbers, lists, sections under names that differ, aliases within bounds."""
 
     def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
+        _Parser.__init__(self, text)
         Composer.__init__(self)
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
@@ -124,11 +139,15 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
             seen.add(key.value)
         return node
 
-    def construct_whole_number(self, node: Any) -> int:
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
-            number: int = self.construct_yaml_int(node)
-        except ValueError:
-            raise _refused(node, f"{printable(node.value)} is no number; put it in quotes") from None
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError):
+            kind = node.tag.removeprefix(_TAG)
+            raise _refused(node, f"the value is no {_KINDS.get(kind, kind)}; put it in quotes") from None
+
+    def construct_whole_number(self, node: Any) -> int:
+        number: int = self.construct_yaml_int(node)
         if not -(2**63) <= number < 2**63:
             raise _refused(node, "a number of more than 64 bits")
         return number

@@ -2,6 +2,7 @@
 
 import base64
 import textwrap
+import tracemalloc
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -78,3 +79,14 @@ def test_any_text_is_decoded_or_refused_in_words(text: str) -> None:
     for decode, prefix in ((decode_base64, ""), (decode_data_uri, "data:,"), (decode_data_uri, "data:;base64,")):
         found = decoded(decode, prefix + text)
         assert isinstance(found, bytes) or found.startswith("the data")
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_percent_encoding_is_decoded_in_pieces_that_cut_no_byte_in_two(shift: int) -> None:
+    data = b"a" * shift + b"\xff" * 300_000
+    tracemalloc.start()
+    try:
+        assert decode_data_uri("data:," + quote(data)) == data
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000  # 300,000 objects are more
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,6 @@
 """Files that claim to be a job: refused in a line, in a second, whatever they would become."""
 
+import runpy
 import string
 import time
 import tracemalloc
@@ -7,7 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
+from star_batch import job_file
 from star_batch.errors import ConfigError
 from star_batch.job_file import MAX_BYTES, read_yaml
 
@@ -34,7 +37,13 @@ REFUSED = {
     "a number of a million places": ("a: 0." + "9" * 1_000_000, "line 1: a number of 1,000,002 characters"),
     "a number in sixties": ("a: 1" + ":1" * 400_000, "line 1: a number of 800,001 characters"),
     "a number above 64 bits": ("a: 9223372036854775808", "line 1: a number of more than 64 bits"),
-    "no number": ("a: 0x_", "line 1: 0x_ is no number; put it in quotes"),
+    "no number": ("a: 0x_", "line 1: the value is no number; put it in quotes"),
+    "no float": ("x: 1\na: !!float abc", "line 2: the value is no number; put it in quotes"),
+    "a float of nothing": ('a: !!float ""', "line 1: the value is no number"),
+    "a float in hexadecimal": ("a: !!float 0x10", "line 1: the value is no number"),
+    "an integer of nothing": ('a: !!int ""', "line 1: the value is no number"),
+    "an integer's sign": ('a: !!int "-"', "line 1: the value is no number"),
+    "neither yes nor no": ("a: !!bool maybe", "line 1: the value is no yes or no"),
     "NUL": ("a: \0", "is not YAML"),
     "an escape sequence": ("a: \x1b]0;x", "is not YAML"),
     "an object of Python": ("a: !!python/object/apply:os.system [x]", "has no meaning here"),
@@ -83,7 +92,10 @@ def test_no_text_at_all(tmp_path: Path) -> None:
         read_yaml(tmp_path / "job.yaml")
 
 
-def test_what_people_write_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("libyaml", [True, False])
+def test_what_people_write_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libyaml: bool) -> None:
+    monkeypatch.setattr(yaml, "__with_libyaml__", libyaml and yaml.__with_libyaml__)
+    read_yaml = runpy.run_path(job_file.__file__)["read_yaml"]
     text = (
         "\ufeffa: &a {x: 1, y: 0x10}\nb: {<<: *a, x: 3}\nc: [*a, *a]\nd: 2026-99-99\ne: -9223372036854775808\nf: 1_000"
     )

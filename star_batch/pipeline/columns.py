@@ -12,6 +12,7 @@ import pyarrow as pa
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
 from star_batch.pipeline.labels import label_names
+from star_batch.pipeline.readable import to_python
 from star_batch.pipeline.storage import explain
 from star_batch.pipeline.template import Template
 from star_batch.records import ANSWER_SCHEMA
@@ -129,6 +130,11 @@ def _check_type(column: Wanted, type: pa.DataType) -> None:
         raise InputError(
             f"column {column.column!r} for {column.option} holds {printable(type)}; expected {column.expected}"
         )
+    if pa.types.is_timestamp(type) and column.option != "keep_columns":
+        try:
+            to_python(pa.chunked_array([pa.array([0], type)]))  # its time zone may be unknown
+        except InputError as error:
+            raise InputError(f"column {column.column!r} for {column.option}: {error}") from None
     if _has_twins(type):
         raise InputError(f"column {column.column!r} has two fields of one name: {printable(type)}")
 

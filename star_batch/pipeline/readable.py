@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from star_batch.errors import InputError
 from star_batch.records import ANSWER_SCHEMA
+from star_batch.wording import printable
 
 _PROBABILITIES = "label_probabilities"
 _MOST_DIGITS = 38
@@ -56,8 +58,16 @@ def _type_of(field: pa.Field) -> pa.DataType:
 
 
 def to_python(column: pa.ChunkedArray) -> list[Any]:
-    """Its values, or as text where Python has no such values: dates of the year 10000."""
+    """Its values, or as text where Python has no such values: dates of the year 10000.
+
+    Raises:
+        InputError: nor as text, such as times of an unknown zone.
+    """
     try:
         return list(column.to_pylist())
-    except (OverflowError, ValueError):
+    except (OverflowError, ValueError, LookupError):
+        pass
+    try:
         return list(column.cast(pa.large_string()).to_pylist())
+    except pa.ArrowException as error:
+        raise InputError(f"values of type {printable(column.type)} cannot be read: {printable(error)}") from None

@@ -10,6 +10,7 @@ import logging
 import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -162,6 +163,14 @@ _PACKERS: tuple[tuple[bytes, str, Callable[[Any], Any]], ...] = (
 """How each kind begins, what it is called, and what unpacks it."""
 
 
+# Not all there are: what a store raises while it is read is its own.
+_BROKEN: tuple[type[Exception], ...] = (
+    *(EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, struct.error),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException),
+)
+"""What unpackers raise at a broken file, those that take its names for good ones included."""
+
+
 def _unpacked(file: Location, raw: Any) -> Iterator[bytes]:
     head = raw.read(_CHUNK_BYTES)
     raw.seek(0)
@@ -179,15 +188,7 @@ def _unpack(file: Location, packer: str, opened: Callable[[], Any]) -> Iterator[
             while chunk := stream.read1(_CHUNK_BYTES):
                 yield chunk
                 size, line = size + len(chunk), line + chunk.count(b"\n")
-    except (
-        EOFError,
-        OSError,
-        zlib.error,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        pa.ArrowException,
-    ) as error:
+    except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         state = "cut" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "broken"

@@ -15,7 +15,7 @@ from star_batch.errors import InputError
 from star_batch.pipeline.discover import with_scheme
 from star_batch.pipeline.labels import label_names, named
 from star_batch.pipeline.storage import Location, explain, failing_as
-from star_batch.storage.parquet import ExtensionRefused, largest_column, open_parquet, read_batches
+from star_batch.storage.parquet import ExtensionRefused, contradiction, largest_column, open_parquet, read_batches
 from star_batch.wording import printable
 
 BYTES_PER_TABLE = 32 * 2**20
@@ -35,11 +35,13 @@ def read_footer(root: Location, path: str, columns: Sequence[str]) -> Footer:
     """A file of the same file system as `root`.
 
     Raises:
-        InputError: it cannot be read, is not Parquet, or holds what is not read.
+        InputError: it cannot be read, is not Parquet, contradicts itself, or holds what is not read.
     """
     with _reading(root, path), _open(root, path) as file:
         parquet = open_parquet(file)
         groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
+        if why := contradiction(parquet, columns):
+            raise InputError(f"{printable(_place(root, path).shown)}: its footer contradicts itself ({why})")
         return Footer(
             parquet.schema_arrow,
             tuple(group.num_rows for group in groups),

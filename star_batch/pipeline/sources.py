@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from star_batch.config import Input
-from star_batch.data_uri import decode_base64, decode_data_uri, is_data_uri
+from star_batch.data_uri import decode_base64, decode_data_uri, is_data_uri, least_bytes
 from star_batch.errors import ImageError, ImageFetchRefused, ImageMissing, ImageTooLarge, ImageUnreadable
 from star_batch.formats import begins_as_image
 from star_batch.pipeline.fetch import SCHEMES, Fetched, fetch_all
@@ -68,20 +68,14 @@ class Sources:
             value = _value(source)
             data = value if isinstance(value, bytes) else None
             if self.input.kind != "images":
-                data = _written(value) or data
+                data = _written(value, self.input.max_image_bytes) or data
             if data is not None:
-                return Fetched(self._checked(data))
+                _check_size(len(data), self.input.max_image_bytes)
+                return Fetched(data)
         except ImageError as error:
             return Fetched(None, error)
         assert isinstance(value, str)
         return _Page(value) if self._is_web(value) else NamedFile(value, folder)
-
-    def _checked(self, data: bytes) -> bytes:
-        if len(data) > self.input.max_image_bytes:
-            raise ImageTooLarge(
-                f"{len(data):,} bytes; the limit is {self.input.max_image_bytes:,} (input.max_image_bytes)"
-            )
-        return data
 
     def _is_web(self, name: str) -> bool:
         return self.input.kind == "parquet" and "://" in name and scheme_of(name) in SCHEMES
@@ -107,10 +101,16 @@ def _value(source: Any) -> bytes | str:
     return source
 
 
-def _written(value: bytes | str) -> bytes | None:
+def _check_size(num_bytes: int, most: int) -> None:
+    if num_bytes > most:
+        raise ImageTooLarge(f"{num_bytes:,} bytes; the limit is {most:,} (input.max_image_bytes)")
+
+
+def _written(value: bytes | str, most: int) -> bytes | None:
     """The bytes that stand there as text.
 
     Raises:
+        ImageTooLarge: certainly more than `most` bytes, without decoding them.
         ImageMissing: none.
         ImageUnreadable: as broken text.
     """
@@ -118,6 +118,7 @@ def _written(value: bytes | str) -> bytes | None:
     if not (is_data_uri(head) or _begins_as_base64(head)):
         return None
     text = value.decode("latin-1") if isinstance(value, bytes) else value
+    _check_size(least_bytes(text), most)
     try:
         data = decode_data_uri(text) if is_data_uri(head) else decode_base64(text)
     except ValueError as error:

@@ -128,16 +128,41 @@ def largest_column(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> in
     return max(sizes, default=0)
 
 
+def contradiction(file: pq.ParquetFile, columns: Sequence[str]) -> str | None:
+    """What a footer says of its numbers of rows that cannot be, seen at these columns; nothing where it all agrees."""
+    total = 0
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        if group.num_rows < 0:
+            return f"row group {number} has {group.num_rows:,} rows"
+        for index in _indices(group, columns):
+            if not _fits(group.column(index).num_values, group.num_rows, file.schema.column(index)):
+                found = f"{group.column(index).num_values:,} values in a column"
+                return f"row group {number} has {group.num_rows:,} rows, and {found}"
+        total += group.num_rows
+    counted = file.metadata.num_rows
+    return None if counted == total else f"{counted:,} rows in all, and {total:,} in its row groups"
+
+
+def _fits(num_values: int, num_rows: int, column: pq.ColumnSchema) -> bool:
+    """Nulls and empty lists count as values; where a column repeats, a row has one or more."""
+    return num_values == num_rows or (num_values > num_rows and column.max_repetition_level > 0)
+
+
 def _bytes_per_row(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
     num_bytes = sum(chunk.total_uncompressed_size for chunk in _chunks(row_group, columns))
     return int(max(1, num_bytes // max(1, row_group.num_rows)))
 
 
 def _chunks(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> Iterator[pq.ColumnChunkMetaData]:
+    return (row_group.column(index) for index in _indices(row_group, columns))
+
+
+def _indices(row_group: pq.RowGroupMetaData, columns: Sequence[str]) -> Iterator[int]:
     for index in range(row_group.num_columns):
-        chunk = row_group.column(index)
-        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns):
-            yield chunk
+        path = row_group.column(index).path_in_schema
+        if any(path == name or path.startswith(f"{name}.") for name in columns):
+            yield index
 
 
 def _footer(file: Any) -> bytes:

@@ -102,6 +102,18 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, packer: str) -> None:
         read(written(tmp_path, bytes(data)))
 
 
+@pytest.mark.parametrize(("flags", "name"), [(b"\0\xff", b"a\xa4"), (b"\0\0", b"\0b")], ids=["no text", "empty"])
+def test_a_zip_whose_directory_has_a_broken_name(tmp_path: Path, flags: bytes, name: bytes) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("ab", "{}")
+    data = bytearray(stream.getvalue())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 8 : entry + 10], data[entry + 46 : entry + 48] = flags, name
+    with pytest.raises(InputError, match="is a zip file that is broken"):
+        read(written(tmp_path, bytes(data)))
+
+
 def test_a_zip_of_several_files_says_so(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("a", "{}")

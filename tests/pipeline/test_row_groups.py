@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from star_batch.errors import InputError
 from star_batch.pipeline.plan import RowGroup, plan_input, read_rows
 from star_batch.pipeline.read import memory_per_task
+from star_batch.pipeline.readable import to_python
 from star_batch.storage.parquet import open_parquet, read_batches
 from tests.pipeline.samples import input_config, rows, write
 from tests.test_house import ROOT
@@ -193,3 +194,39 @@ def test_a_row_group_above_2_gib_is_read_in_bounded_memory(tmp_path: Path) -> No
         )
         num_rows, mebibytes = map(int, done.stdout.split())
         assert (num_rows, mebibytes < most) == (limit or 1100, True), mebibytes
+
+
+@pytest.mark.parametrize("option", [{"prompt": "When? {time}"}, {"reference_column": "time", "prompt": "When?"}])
+def test_times_of_an_unknown_zone_are_kept_and_not_told(tmp_path: Path, option: dict[str, str]) -> None:
+    times = pa.array([1, None], pa.timestamp("ms", "Foo/Bar"))
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "time": times}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"column 'time' for \w+: values of type timestamp\[ms, tz=Foo/Bar\] cannot"):
+        plan_input(input_config(str(tmp_path), **option))
+    assert plan_input(input_config(str(tmp_path), prompt="When?", keep_columns=["time"])).num_rows == 2
+
+
+def test_lists_of_times_that_nobody_has_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"values of type list<item: timestamp\[s\]> cannot be read"):
+        to_python(pa.chunked_array([pa.array([[2**60]], pa.list_(pa.timestamp("s")))]))
+
+
+def as_number(number: int) -> bytes:
+    """A 64-bit number as a footer has it: Thrift's mark for one, then seven bits a byte."""
+    left = (number << 1) ^ (number >> 63)
+    digits = [left >> shift & 0x7F for shift in range(0, max(1, left.bit_length()), 7)]
+    return bytes([0x16, *(digit | 0x80 for digit in digits[:-1]), digits[-1]])
+
+
+@pytest.mark.parametrize("rows", [-7777, 0, 7776, 10**9, 2**62])
+@pytest.mark.parametrize("places", [{"file"}, {"column"}, {"group"}, {"file", "group"}], ids=str)
+def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path, rows: int, places: set[str]) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"image": ["a.png"] * 7777}), path, compression="none")
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    head, *pieces = data[start:-8].split(as_number(7777))
+    for place, piece in zip(("file", "column", "group"), pieces, strict=True):
+        head += as_number(rows if place in places else 7777) + piece
+    path.write_bytes(data[:start] + head + len(head).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match=r"in\.parquet: its footer contradicts itself \("):
+        plan_input(input_config(str(path), prompt="what?"))

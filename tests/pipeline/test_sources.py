@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from star_batch.pipeline import files
+from star_batch.pipeline import files, sources
 from star_batch.pipeline.sources import Sources
 from star_batch.pipeline.storage import Location
 from star_batch.regular import read_regular
@@ -197,6 +197,12 @@ def test_bytes_in_the_row_have_the_same_limit(place: Path) -> None:
     for source in (png(1), "a.png", f"data:,{quote(png(1))}"):
         assert read(root, source, max_image_bytes=most) == png(1)
         assert read(root, source, max_image_bytes=most - 1) == "image_too_large"
+
+
+@pytest.mark.parametrize("text", ["data:," + "%41" * 3000, "data:;base64," + "QUFB" * 1000, "data:," + "%" * 9000])
+def test_text_that_is_too_large_is_not_decoded(place: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.delattr(sources, "decode_data_uri")
+    assert read(Location.of(str(place / "in")), text, max_image_bytes=1000) == "image_too_large"
 
 
 def test_a_mount_that_hangs_costs_the_rows_that_name_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
