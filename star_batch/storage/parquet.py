@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import io
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -130,10 +131,10 @@ def _decoding() -> Iterator[None]:
 
 def _is_arrows(error: OSError) -> bool:
     """Whether Arrow itself has raised it, and no file to which it only called back."""
-    trace, raiser = error.__traceback__, ""
-    while trace is not None:
-        trace, raiser = trace.tb_next, str(trace.tb_frame.f_globals.get("__name__", ""))
-    return raiser.partition(".")[0] == pa.__name__
+    raiser = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        raiser = str(frame.f_globals.get("__name__", ""))
+    return raiser.partition(".")[0] == "pyarrow"
 
 
 def _decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -153,7 +153,7 @@ WRONG: list[tuple[str, object]] = [
     *[("ids", value) for value in (None, 5, "YWJj", "")],
     *[("file", value) for value in (None, 5, "../x.parquet", "answers/../../../proc/kmsg", f"x/{PART}", "answers")],
     *[(name, value) for name in ("at", "seconds") for value in (None, "x", float("nan"), float("inf"), 10**400)],
-    *[(name, value) for name in ("attempt", "fingerprint") for value in (None, 5, [])],
+    *[(name, value) for name in ("attempt", "fingerprint") for value in (None, 5, [""])],
     *[("size", value) for value in ("x", -1, 1.5)],
     ("another", 1),
 ]
