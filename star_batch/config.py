@@ -203,7 +203,7 @@ class Output(_Section):
     path: str = Field(min_length=1)
     overwrite: bool = False
     retry_failed: bool = False
-    lease_seconds: float = Field(default=60.0, ge=1.0)
+    lease_seconds: float = Field(default=60.0, ge=1.0, le=3600.0)
     token_ids: bool = False
     samples: int = Field(default=48, ge=0, le=1000)
     rows_per_file: int = Field(default=512, ge=1)

@@ -11,6 +11,7 @@ Knows neither Ray nor rows; who may open an epoch without disturbing another run
 
 import io
 import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from star_batch.errors import LeaseLost, OutputError
 from star_batch.pipeline.digests import Digests, is_in, joined
 from star_batch.pipeline.faults import crash_at
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.output import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit, check_nothing_foreign
+from star_batch.pipeline.output import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit, check_nothing_foreign, is_finite
 from star_batch.pipeline.storage import Location
 from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
@@ -36,6 +37,7 @@ PART_FORM = 2
 _THREADS = 16
 _NUM_DIFFERENCES = 6
 _INFO = b"star_batch"
+_RECORD = re.compile(r"([0-9]{8})\.parquet")
 
 _SCHEMA = pa.schema(
     [
@@ -214,8 +216,8 @@ def old_records(output: Location, before: int) -> list[Location]:
 
 
 def _numbers(output: Location) -> list[int]:
-    names = [name.removesuffix(".parquet") for name in output.at(EPOCHS).files()]
-    return [int(name) for name in names if name.isdigit()]
+    found = map(_RECORD.fullmatch, output.at(EPOCHS).files())
+    return [int(match[1]) for match in found if match is not None]
 
 
 def _completed(output: Location) -> str | None:
@@ -245,16 +247,19 @@ def _read_record(record: Location) -> tuple[str, Fingerprint, float, int, tuple[
     try:
         table = read_parquet(record.read_bytes())
         info = json.loads(table.schema.metadata[_INFO])
+        opened = info["opened"]
+        if not (isinstance(info["fingerprint"], dict) and isinstance(info["holder"], str) and is_finite(opened)):
+            raise ValueError("no record")
         # Column by column: a list of dicts would hold everything twice.
         names = [field.name for field in fields(Commit) if field.name != "size" or "size" in table.column_names]
         columns = [table[name].to_pylist() for name in names]
         commits = tuple(Commit(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
         # Records had no form before there was a second one.
         form = int(dict(info).get("form", 1))
-        return str(info["holder"]), Fingerprint(info["fingerprint"]), float(info["opened"]), form, commits
+        return info["holder"], Fingerprint(info["fingerprint"]), float(opened), form, commits
     except ExtensionRefused as error:
         raise OutputError(f"{record.shown}: {error}") from None
-    except (pa.ArrowException, ValueError, KeyError, TypeError):
+    except (pa.ArrowException, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise OutputError(f"{record.shown} is damaged") from None
 
 
@@ -269,5 +274,5 @@ def _load_marker(folder: Location, name: str) -> Commit:
     marker = folder.at(name)
     try:
         return Commit.from_json(marker.read_bytes())
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise OutputError(f"{marker.shown} is damaged") from None

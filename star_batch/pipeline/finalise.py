@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary, summarise
@@ -160,7 +161,8 @@ def read_summary(output: Location) -> Summary | None:
     """The summary of a complete output; None if there is none that can be read."""
     with failing_as(OutputError, "read the summary", output):
         try:
-            values = json.loads(output.at(METRICS, "summary.json").read_bytes())
-            return Summary(**values | {"mean_kept_tokens": tuple(values["mean_kept_tokens"])})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            summary = TypeAdapter(Summary).validate_json(output.at(METRICS, "summary.json").read_bytes())
+            json.dumps(summary.as_dict(), allow_nan=False)
+        except (FileNotFoundError, ValueError):
             return None
+    return summary

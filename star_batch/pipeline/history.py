@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from star_batch.metrics import EngineStats
 from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA, Totals
-from star_batch.pipeline.output import RUNS, Commit, part_epoch
+from star_batch.pipeline.output import RUNS, Commit, is_finite, part_epoch
 from star_batch.pipeline.storage import STORAGE_ERRORS, Location
 from star_batch.storage.parquet import read_parquet
 
@@ -90,15 +90,31 @@ def read_history(output: Location, commits: Sequence[Commit]) -> History:
         try:
             written = read_parquet(file.read_bytes())
             info = json.loads(written.schema.metadata[_INFO])
-            table = written.select(THROUGHPUT_SCHEMA.names).cast(THROUGHPUT_SCHEMA)
-            started, ended = float(info["started"]), float(info["ended"])
-        except (pa.ArrowException, ValueError, KeyError, TypeError):
+            table, started, ended = to_throughput(written), info["started"], info["ended"]
+            if not (is_finite(started) and is_finite(ended)):
+                raise ValueError("no times")
+        except (pa.ArrowException, ValueError, KeyError, TypeError, RecursionError):
             logger.warning("%s is damaged; what that run did counts in no rate", file.shown)
             continue
         last = max((commit.at for commit in commits if _run_of(commit) == name[:8]), default=ended)
         wall_seconds += max(ended, last) - started
         tables.append(table)
     return History(throughput=pa.concat_tables(tables), wall_seconds=wall_seconds)
+
+
+def to_throughput(table: pa.Table) -> pa.Table:
+    """What was read as such numbers; others that are there as well are left out.
+
+    Raises:
+        KeyError, pa.ArrowException: some are missing, or are no numbers.
+    """
+    numbers = table.select(THROUGHPUT_SCHEMA.names).cast(THROUGHPUT_SCHEMA)
+    numbers.validate(full=True)
+    for column in numbers.columns:
+        is_odd = pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column), min_count=0).as_py()
+        if column.null_count or is_odd:
+            raise pa.ArrowInvalid("not every value is a number")
+    return numbers
 
 
 def without_pauses(throughput: pa.Table) -> pa.Table:

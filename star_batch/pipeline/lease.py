@@ -42,6 +42,7 @@ CLOCK_SKEW_SECONDS = 60.0
 _RENEWALS_PER_TERM = 4
 _LOOKS_PER_TERM = 40
 _TRIES = 5
+_LONGEST_SECONDS = 3600.0  # as configured; a file that says more is damaged, as others would wait for so long
 STOP = signal.SIGUSR2  # not SIGINT, which is ignored in what nohup or a script started in the background
 _HELD: set[str] = set()
 """Leases of this process."""
@@ -74,7 +75,7 @@ class Terms:
             terms = TypeAdapter(cls).validate_json(data)
         except ValueError:
             return None
-        return terms if math.isfinite(terms.seconds) and math.isfinite(terms.expires) else None
+        return terms if 0 < terms.seconds <= _LONGEST_SECONDS and math.isfinite(terms.expires) else None
 
     def is_free(self, now: float) -> bool:
         """Whether it may be taken without watching it."""
@@ -144,7 +145,7 @@ class Lease:
 
     def _take(self) -> None:
         file = self.output.at(LEASE)
-        watched, patience = None, 0.0
+        watched, patience, is_told = None, 0.0, False
         while True:
             there = read(file)
             terms = _terms_in(self.output, there)
@@ -157,6 +158,10 @@ class Lease:
                 continue
             if watched is not None and terms.nonce != watched.nonce:
                 raise LeaseHeld(_held_words(self.output, terms))
+            if not is_told:
+                is_told = True
+                words = "%s: waiting for up to %.0f seconds to see whether %s, is still at work"
+                logger.warning(words, self.output.shown, terms.seconds, _who(terms))
             time.sleep(self.seconds / _LOOKS_PER_TERM)
 
     def _put(self, file: Location, there: Read | None) -> bool:
@@ -284,10 +289,12 @@ def _machine() -> str | None:
 
 
 def _is_alive(pid: int) -> bool:
+    if pid <= 0:  # to the system a group of processes, or all of them
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass
     return True

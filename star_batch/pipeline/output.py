@@ -12,7 +12,9 @@
 Knows no Ray, and no way to make an answer.
 """
 
+import contextlib
 import json
+import math
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from star_batch.errors import OutputError
+from star_batch.pipeline.digests import DIGEST_BYTES
 from star_batch.pipeline.storage import Location, failing_as
 
 ANSWERS = "answers"
@@ -32,7 +35,7 @@ RUN = "_run.json"
 SUCCESS = "_SUCCESS"
 _THREADS = 16
 # <epoch>-<holder>-<hash of the ids>-<attempt>; a local draft begins with a dot and ends with more.
-_PART = re.compile(r"\.?(\d{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(\.[0-9a-f]{32})?")
+_PART = re.compile(r"\.?([0-9]{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(\.[0-9a-f]{32})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class Commit:
     """What one marker says: this part counts, and these ids are in it.
 
     `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970. `size` is the part's in
-    bytes; None in markers of before it was written down.
+    bytes; None in markers of before it was written down. One that cannot be true is a `ValueError` at birth: most of
+    them are read from files.
     """
 
     file: str
@@ -54,6 +58,23 @@ class Commit:
     at: float
     size: int | None = None
 
+    def __post_init__(self) -> None:
+        if not (self._is_typed() and is_part(self.file)):
+            raise ValueError("no commit")
+        if not self.rows == self.answered + self.failed == len(self.ids) / DIGEST_BYTES:
+            raise ValueError("counts that do not match")
+
+    def _is_typed(self) -> bool:
+        texts = (self.file, self.attempt, self.fingerprint)
+        counts = (self.rows, self.answered, self.failed, self.size or 0)
+        return (
+            all(isinstance(text, str) for text in texts)
+            and isinstance(self.ids, bytes)
+            and all(is_count(count) for count in counts)
+            and is_finite(self.seconds)
+            and is_finite(self.at)
+        )
+
     def to_json(self) -> bytes:
         return json.dumps(asdict(self) | {"ids": b64encode(self.ids).decode()}).encode()
 
@@ -61,6 +82,23 @@ class Commit:
     def from_json(cls, data: bytes) -> Self:
         values = json.loads(data)
         return cls(**{**values, "ids": b64decode(values["ids"], validate=True)})
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number that a float can be."""
+    with contextlib.suppress(OverflowError):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return False
+
+
+def is_part(file: str) -> bool:
+    """Whether this is where a part lies, below the output."""
+    folder, _, name = file.partition("/")
+    return folder == ANSWERS and name.endswith(".parquet") and not name.startswith(".") and part_epoch(name) is not None
 
 
 def part_epoch(name: str) -> int | None:
@@ -120,6 +158,10 @@ def read_run(output: Location) -> dict[str, Any] | None:
     with failing_as(OutputError, "read the output", output):
         try:
             values = json.loads(output.at(RUN).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-    return values if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return None
+    # The one number in it that anybody counts with.
+    total = values.get("num_input_rows")
+    return values if total is None or is_count(total) else values | {"num_input_rows": None}

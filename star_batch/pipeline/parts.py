@@ -23,6 +23,7 @@ from star_batch.pipeline.storage import Location
 from star_batch.storage.parquet import ExtensionRefused, read_parquet
 
 _THREADS = 16
+_NEEDED = ("id", "error")
 _AGAIN = "run the same command again, and its rows are answered again"
 
 
@@ -70,7 +71,7 @@ def _read(output: Location, commit: Commit, columns: Sequence[str] | None = None
     part = output.at(commit.file)
     try:
         written = read_parquet(part.read_bytes(), columns)
-        table = readable(written)
+        table = _whole(written, columns or _NEEDED)
     except FileNotFoundError:
         raise OutputError(f"{part.shown} counts, and is not there: {_AGAIN}") from None
     except ExtensionRefused as error:
@@ -80,6 +81,22 @@ def _read(output: Location, commit: Commit, columns: Sequence[str] | None = None
     if digest_ids(table["id"].to_pylist()) != commit.ids:
         raise OutputError(f"{part.shown} holds other rows than its marker says: delete it, then {_AGAIN}")
     return table, table is written
+
+
+def _whole(written: pa.Table, needed: Sequence[str]) -> pa.Table:
+    """The same in today's types.
+
+    Raises:
+        pa.ArrowException: columns are missing or there twice, or what they hold is none of the answers'.
+    """
+    names = written.column_names
+    if len(set(names)) < len(names) or not set(needed) <= set(names):
+        raise pa.ArrowInvalid("columns are missing, or there twice")
+    table = readable(written)
+    table.validate(full=True)  # text that is no text
+    if table["id"].null_count:
+        raise pa.ArrowInvalid("rows without an id")
+    return table
 
 
 def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[str]) -> Iterator[pa.Table]:

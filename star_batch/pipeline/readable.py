@@ -12,7 +12,6 @@ from star_batch.errors import InputError
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.wording import printable
 
-_PROBABILITIES = "label_probabilities"
 _MOST_DIGITS = 38
 
 
@@ -53,8 +52,8 @@ def readable(table: pa.Table) -> pa.Table:
 
 
 def _type_of(field: pa.Field) -> pa.DataType:
-    is_old = field.name == _PROBABILITIES and pa.types.is_map(field.type)
-    return ANSWER_SCHEMA.field(_PROBABILITIES).type if is_old else readable_type(field.type)
+    is_ours = field.name in ANSWER_SCHEMA.names
+    return ANSWER_SCHEMA.field(field.name).type if is_ours else readable_type(field.type)
 
 
 def to_python(column: pa.ChunkedArray) -> list[Any]:

@@ -10,7 +10,7 @@ from star_batch.metrics import Summary, summarise
 from star_batch.pipeline.audit import status
 from star_batch.pipeline.epochs import Standing, look, newest
 from star_batch.pipeline.finalise import read_summary
-from star_batch.pipeline.history import read_history, without_pauses
+from star_batch.pipeline.history import read_history, to_throughput, without_pauses
 from star_batch.pipeline.monitor import THROUGHPUT_SCHEMA
 from star_batch.pipeline.output import METRICS
 from star_batch.pipeline.parts import read_parts
@@ -63,8 +63,8 @@ def _batches(output: Location, seen: Standing) -> Iterator[pa.RecordBatch]:
 
 def _measured_pace(output: Location) -> pa.Table | None:
     try:
-        return without_pauses(read_parquet(output.at(METRICS, "throughput.parquet").read_bytes()))
-    except (FileNotFoundError, pa.ArrowException):
+        return without_pauses(to_throughput(read_parquet(output.at(METRICS, "throughput.parquet").read_bytes())))
+    except (FileNotFoundError, pa.ArrowException, KeyError):
         return None
 
 

@@ -26,6 +26,8 @@ from star_batch.storage.parquet import read_parquet
 _PREFIX = "sample-"
 _LONGEST_SIDE = 448
 _JPEG_QUALITY = 82
+_MOST_TOKENS = 2**20
+"""Visual tokens of an image; the page has a shape made of them."""
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -75,7 +77,7 @@ def read_samples(output: Location, fingerprint: str) -> list[Sample]:
     """What was kept of a job's rows, in an order that is the same every time; what cannot be read is left out."""
     names = [name for name in output.at(METRICS).files() if name.startswith(_PREFIX) and name.endswith(".parquet")]
     rows = [row for name in names for row in _read(output.at(METRICS, name)) if row.pop("fingerprint") == fingerprint]
-    samples = {row["id"]: _from_row(row) for row in rows}
+    samples = {sample.id: sample for sample in map(_from_row, rows) if sample is not None}
     return [samples[id] for id in sorted(samples, key=_rank)]
 
 
@@ -129,12 +131,33 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
 def _read(file: Location) -> list[dict[str, Any]]:
     try:
         table = read_parquet(file.read_bytes())
-        rows: list[dict[str, Any]] = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA).to_pylist()
+        table = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
+        table.validate(full=True)
+        rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, KeyError, ValueError, *STORAGE_ERRORS):
         return []
     return rows
 
 
-def _from_row(row: dict[str, Any]) -> Sample:
-    grid, kept = row.pop("grid"), row.pop("kept")
-    return Sample(**row, kept=tuple(map(tuple, kept)), grid=Grid(**grid) if grid else None)
+def _from_row(row: dict[str, Any]) -> Sample | None:
+    """None for what cannot be shown: it was read from a file."""
+    grid, kept, reference = row.pop("grid"), row.pop("kept"), row.pop("reference")
+    if None in row.values() or not (0 <= row["num_visual"] <= _MOST_TOKENS and row["width"] > 0 and row["height"] > 0):
+        return None
+    if not (_is_kept(kept, row["num_visual"]) and _tiles(grid, row["num_visual"])):
+        return None
+    return Sample(**row, reference=reference, kept=tuple(map(tuple, kept)), grid=Grid(**grid) if grid else None)
+
+
+def _is_kept(kept: list[list[int] | None] | None, num_visual: int) -> bool:
+    return kept is not None and all(
+        group is not None and all(token is not None and 0 <= token < num_visual for token in group) for group in kept
+    )
+
+
+def _tiles(grid: dict[str, int | None] | None, num_visual: int) -> bool:
+    """Whether it is none, or has a cell for each token."""
+    if grid is None:
+        return True
+    side, rows, columns = (grid[name] or 0 for name in ("side", "rows", "columns"))
+    return min(side, rows, columns) > 0 and rows * columns == num_visual

@@ -10,7 +10,9 @@ Knows no column by name, and not where a file lies.
 
 import base64
 import binascii
+import contextlib
 import io
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,16 +57,17 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     """
     footer = _footer(file)
     # The same length, so that nothing else in the footer has to change.
-    hidden = _metadata(footer.replace(_KEY, _HIDDEN_KEY))
-    is_plain = _is_plain((hidden.metadata or {}).get(_HIDDEN_KEY), footer.count(_KEY))
-    return pq.ParquetFile(
-        file,
-        metadata=_metadata(footer) if is_plain else hidden,
-        arrow_extensions_enabled=False,
-        # Columns are streamed; both would otherwise have the whole of each in memory.
-        buffer_size=_BUFFER,
-        pre_buffer=False,
-    )
+    with _decoding():
+        hidden = _metadata(footer.replace(_KEY, _HIDDEN_KEY))
+        is_plain = _is_plain((hidden.metadata or {}).get(_HIDDEN_KEY), footer.count(_KEY))
+        return pq.ParquetFile(
+            file,
+            metadata=_metadata(footer) if is_plain else hidden,
+            arrow_extensions_enabled=False,
+            # Columns are streamed; both would otherwise have the whole of each in memory.
+            buffer_size=_BUFFER,
+            pre_buffer=False,
+        )
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
@@ -75,9 +78,10 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         pa.ArrowException: not Parquet, or broken, or one of the columns is not there.
     """
     file = open_parquet(io.BytesIO(data))
-    if missing := set(columns or ()) - set(file.schema_arrow.names):
-        raise pa.ArrowInvalid(f"no columns {sorted(missing)}")
-    return file.read(columns=columns)
+    with _decoding():
+        if missing := set(columns or ()) - set(file.schema_arrow.names):
+            raise pa.ArrowInvalid(f"no columns {sorted(missing)}")
+        return file.read(columns=columns)
 
 
 def read_batches(
@@ -93,7 +97,7 @@ def read_batches(
     start, most = 0, min(most_rows, num_rows)
     while start < num_rows:
         try:
-            for batch in _from_row(file, row_group, columns, start, most, num_bytes):
+            for batch in _decoded(_from_row(file, row_group, columns, start, most, num_bytes)):
                 start += batch.num_rows
                 yield batch.slice(0, batch.num_rows - max(0, start - num_rows))
                 if start >= num_rows:
@@ -104,6 +108,38 @@ def read_batches(
             if most == 1:
                 raise
             most = max(1, most // 8)
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """What Arrow raises of bytes that are broken is an `ArrowException`; what a file system raises stays as it is.
+
+    Arrow makes a plain `OSError`, without a number, of pages that cannot be unpacked, and Python fails at names that
+    are no text and at types that are nested too deep.
+    """
+    try:
+        yield
+    except pa.ArrowException:
+        raise
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None or not _is_arrows(error):
+            raise
+        raise pa.ArrowInvalid(str(error)) from None
+    except (UnicodeDecodeError, OverflowError, RecursionError) as error:
+        raise pa.ArrowInvalid(f"{type(error).__name__}: {error}") from None
+
+
+def _is_arrows(error: OSError) -> bool:
+    """Whether Arrow itself has raised it, and no file to which it only called back."""
+    raiser = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        raiser = str(frame.f_globals.get("__name__", ""))
+    return raiser.partition(".")[0] == "pyarrow"
+
+
+def _decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with _decoding():
+        yield from batches
 
 
 def _from_row(

@@ -18,6 +18,9 @@ from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 IDS = [f"row-{n:04d}" for n in range(4)]
 
 
+WRONG = [b'"labels": 5', b'"stage_seconds": 5', b'"rows": "x"', b'"accuracy": NaN', b'"wall_seconds": 1e400']
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Location:
     return Location.of(str(tmp_path / "out"))
@@ -84,7 +87,13 @@ def test_a_result_that_does_not_match_is_no_success(
     assert not output.at("_SUCCESS").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"{}", b'{"rows": 1, "mean_kept_tokens": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *[None, b"{", b"{}", b'{"rows": 1, "mean_kept_tokens": []}', b"[" * 200_000],
+        *[b'{"rows": 1, "answered": 1, "failed": 0, %s}' % wrong for wrong in WRONG],
+    ],
+)
 def test_a_summary_that_cannot_be_read_is_none(output: Location, content: bytes | None) -> None:
     if content is not None:
         output.at("_metrics", "summary.json").write_bytes(content)

@@ -266,3 +266,29 @@ def test_a_swap_whose_reply_was_lost_has_counted(output: Location) -> None:
     before = read(file)
     assert swap(file, before, b"two")
     assert swap(file, before, b"two")
+
+
+@pytest.mark.parametrize("seconds", [1e9, 3601.0, 0.0, -5.0, float("nan")])
+def test_a_lease_that_would_keep_others_waiting_for_ever_is_damaged(tmp_path: Path, seconds: float) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    left_behind(output, seconds=seconds, expires=4e9)
+    with pytest.raises(OutputError, match="is not a lease: it is damaged"):
+        seconds_to_take(output)
+
+
+def test_whoever_waits_says_for_what_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    left_behind(output)
+    seconds_to_take(output)
+    told = [record.message for record in caplog.records if "waiting" in record.message]
+    assert told == [
+        f"{output.url}: waiting for up to 1 seconds to see whether process 7 on elsewhere, since yesterday, "
+        "is still at work"
+    ]
+
+
+@pytest.mark.parametrize("pid", [-(2**40), 2**70, -1, 0])
+def test_a_number_that_no_process_has_is_of_a_dead_one(tmp_path: Path, pid: int) -> None:
+    output = Location.of(str(tmp_path / "out"))
+    left_behind(output, pid=pid, machine=module._machine())
+    assert held(output).is_free(time.time())

@@ -1,6 +1,9 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from star_batch.errors import LeaseLost, OutputError
@@ -8,8 +11,8 @@ from star_batch.pipeline import epochs
 from star_batch.pipeline.digests import digest_ids, joined
 from star_batch.pipeline.epochs import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
 from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.output import amend, begin
-from star_batch.pipeline.parts import without_failed
+from star_batch.pipeline.output import amend, begin, read_run
+from star_batch.pipeline.parts import read_part, without_failed
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.sink import commit_rows
 from star_batch.pipeline.storage import Location
@@ -141,3 +144,148 @@ def test_the_record_of_a_run_holds_no_credential(output: Location) -> None:
     assert record["fingerprint"]["digest"] == FINGERPRINT.digest
     assert record["cluster"] == {"CPU": 4.0}
     assert set(record["versions"]) >= {"star_batch", "ray", "torch"}
+
+
+PART = "answers/00000001-{0}-{1}-{1}.parquet".format("0" * 12, "0" * 32)
+DEEP = b"[" * 200_000
+WRONG: list[tuple[str, object]] = [
+    *[(name, value) for name in ("rows", "answered", "failed") for value in (None, "x", -1, 2.5, 10**30, True)],
+    *[("ids", value) for value in (None, 5, "YWJj", "")],
+    *[("file", value) for value in (None, 5, "../x.parquet", "answers/../../../proc/kmsg", f"x/{PART}", "answers")],
+    *[(name, value) for name in ("at", "seconds") for value in (None, "x", float("nan"), float("inf"), 10**400)],
+    *[(name, value) for name in ("attempt", "fingerprint") for value in (None, 5, [""])],
+    *[("size", value) for value in ("x", -1, 1.5)],
+    ("another", 1),
+]
+
+
+def marker_of(output: Location) -> Location:
+    [name] = output.at("_commits").files()
+    return output.at("_commits", name)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_marker_that_cannot_be_true_is_damaged(output: Location, name: str, value: object) -> None:
+    commit_rows(opened(output), answers("a"))
+    marker = marker_of(output)
+    marker.write_bytes(json.dumps(json.loads(marker.read_bytes()) | {name: value}).encode())
+    with pytest.raises(OutputError, match=r"_commits/.*\.json is damaged"):
+        look(output)
+
+
+@pytest.mark.parametrize("content", [DEEP, b"[]", b"null", b"\xff", b""])
+def test_a_marker_that_is_none_is_damaged(output: Location, content: bytes) -> None:
+    commit_rows(opened(output), answers("a"))
+    marker_of(output).write_bytes(content)
+    with pytest.raises(OutputError, match=r"_commits/.*\.json is damaged"):
+        look(output)
+
+
+def test_a_marker_of_before_sizes_is_read(output: Location) -> None:
+    commit_rows(opened(output), answers("a"))
+    marker = marker_of(output)
+    values = json.loads(marker.read_bytes())
+    del values["size"]
+    marker.write_bytes(json.dumps(values).encode())
+    assert [commit.size for commit in look(output).commits] == [None]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("rows", None), ("rows", "x"), ("rows", 2.5), ("ids", b"abc"), ("ids", "abc"), ("file", "../x"), ("at", None)],
+)
+def test_a_record_of_columns_that_cannot_be_true_is_damaged(output: Location, column: str, value: object) -> None:
+    def change(table: pa.Table) -> pa.Table:
+        return table.set_column(table.column_names.index(column), column, pa.array([value]))
+
+    change_record(output, change)
+    with pytest.raises(OutputError, match=r"_epochs/00000002\.parquet is damaged"):
+        look(output)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("form", "1e400"), ("form", "[]"), ("holder", "5")],
+        *[("opened", value) for value in ("1e400", "NaN", "null")],
+        *[("fingerprint", value) for value in ("[1]", "5", DEEP.decode())],
+    ],
+)
+def test_a_record_that_says_what_cannot_be_true_is_damaged(output: Location, name: str, value: str) -> None:
+    def change(table: pa.Table) -> pa.Table:
+        info = json.loads(table.schema.metadata[b"star_batch"]) | {name: "HERE"}
+        return table.replace_schema_metadata({"star_batch": json.dumps(info).replace('"HERE"', value)})
+
+    change_record(output, change)
+    with pytest.raises(OutputError, match=r"_epochs/00000002\.parquet is damaged"):
+        look(output)
+
+
+def change_record(output: Location, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Of the second epoch, which knows a part of the first."""
+    commit_rows(opened(output), answers("a"))
+    opened(output)
+    record = output.at("_epochs", "00000002.parquet").path
+    pq.write_table(change(pq.read_table(record)), record)
+
+
+@pytest.mark.parametrize("name", ["²", "\u0663", "77", "9" * 30, "0000000\u0663"])
+def test_a_file_that_is_named_unlike_a_record_is_none(output: Location, name: str) -> None:
+    opened(output)
+    output.at("_epochs", f"{name}.parquet").write_bytes(b"")
+    assert look(output).number == 1
+
+
+def changed(column: str, values: pa.Array) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.set_column(table.column_names.index(column), column, values)
+
+
+NOT_TEXT = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+DAMAGES: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "id twice": lambda table: table.append_column("id", table["id"]),
+    "error twice": lambda table: table.append_column("error", table["error"]),
+    "no error": lambda table: table.drop_columns(["error"]),
+    "id null": changed("id", pa.array([None], pa.string())),
+    "id no text": changed("id", NOT_TEXT),
+    "answer no text": changed("answer", NOT_TEXT),
+    "answer a struct": changed("answer", pa.array([{"a": 1}])),
+    "error a list": changed("error", pa.array([[1]])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("columns", [None, ["id", "answer", "error"]])
+def test_a_part_of_other_columns_is_damaged(output: Location, damage: str, columns: list[str] | None) -> None:
+    commit_rows(opened(output), answers("a"))
+    [commit] = look(output).commits
+    part = output.at(commit.file).path
+    pq.write_table(DAMAGES[damage](pq.read_table(part)), part)
+    with pytest.raises(OutputError, match=r"is damaged: delete it, then run the same command again"):
+        read_part(output, commit, columns)
+
+
+def test_a_part_with_a_byte_that_has_changed_is_named(output: Location) -> None:
+    commit_rows(opened(output), answers(*(f"row-{n}" for n in range(100))))
+    [commit] = look(output).commits
+    part = output.at(commit.file)
+    whole, said = part.read_bytes(), []
+    for at in range(4, len(whole), 97):
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            read_part(output, commit)
+        except OutputError as error:
+            said.append(str(error))
+    assert len(said) > 5
+    assert all(commit.file in words and "delete it, then run the same command again" in words for words in said)
+
+
+@pytest.mark.parametrize("content", [DEEP, b"[]", b"\xff", b"9" * 5000])
+def test_a_record_of_a_run_that_cannot_be_read_is_none(output: Location, content: bytes) -> None:
+    output.at("_run.json").write_bytes(content)
+    assert read_run(output) is None
+
+
+@pytest.mark.parametrize("total", ["x", -5, 1.5, [1], True])
+def test_a_number_of_rows_that_is_none_is_not_known(output: Location, total: object) -> None:
+    begin(output, {"num_input_rows": total, "config": {}})
+    assert read_run(output) == {"num_input_rows": None, "config": {}}

@@ -1,8 +1,11 @@
 """A report is drawn from the store alone, at any time; one that cannot be drawn costs no job anything."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from star_batch.errors import OutputError
@@ -75,3 +78,30 @@ def test_a_report_that_cannot_be_drawn_costs_nothing_else(
     assert output.at("_SUCCESS").exists()
     assert not output.at("report.html").exists()
     assert "the report was not written: ZeroDivisionError: a plot of nothing" in caplog.text
+
+
+def without(name: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.drop_columns([name])
+
+
+def holding(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.set_column(table.column_names.index(name), name, pa.array([value] * table.num_rows))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[without("run"), without("start"), holding("run", None), holding("start", "x")],
+        *[holding("end", value) for value in (None, float("nan"), float("inf"))],
+    ],
+)
+@pytest.mark.parametrize("file", ["_metrics/throughput.parquet", "_runs/00000002.parquet"])
+def test_numbers_that_cannot_be_true_are_left_out(
+    output: Location, change: Callable[[pa.Table], pa.Table], file: str
+) -> None:
+    finish(output)
+    place = output.at(file).path
+    pq.write_table(change(pq.read_table(place)), place)
+    assert b"3 of 4 rows answered, 1 failed" in redraw(output)
+    output.at("_metrics", "summary.json").delete()
+    assert b"3 of 4 rows answered, 1 failed" in redraw(output)

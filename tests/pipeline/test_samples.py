@@ -4,17 +4,20 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from star_batch.models import load_preprocessor
-from star_batch.pipeline.samples import Sampler, grid_of, read_samples
+from star_batch.pipeline.samples import SAMPLE_SCHEMA, Sampler, grid_of, read_samples
 from star_batch.pipeline.storage import Location
 from star_batch.records import Answer, Picture, Record
 
 FINGERPRINT = "f"
+ODD_GRIDS = [(0, 8, 8), (1, 8, 7), (None, None, None), (1, -8, -8)]
 
 
 @pytest.fixture
@@ -114,3 +117,22 @@ def test_the_picture_is_what_the_model_sees_of_a_wide_image(output: Location) ->
     assert shown.shape == (168, 168, 3)
     assert np.abs(shown[30:] - (0, 255, 0)).max() < 40
     assert shown[4:10, 4:10].min() > 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, None) for name in ("id", "prompt", "answer", "picture", "width", "height", "num_visual", "kept")],
+        *[("kept", value) for value in ([None], [[None]], [[-5]], [[64]])],
+        *[("grid", dict(zip(("side", "rows", "columns"), sizes, strict=True))) for sizes in ODD_GRIDS],
+        *[("num_visual", 300_000_000), ("num_visual", -1), ("height", 0)],
+    ],
+)
+def test_a_sample_that_cannot_be_shown_is_left_out(output: Location, name: str, value: object) -> None:
+    sampler(output).keep([row("a")])
+    sampler(output).keep([row("b")])
+    folder = output.at("_metrics")
+    [kept] = [file for file in folder.files() if pq.read_table(folder.at(file).path)["id"].to_pylist() == ["b"]]
+    [values] = pq.read_table(folder.at(kept).path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([values | {name: value}], schema=SAMPLE_SCHEMA), folder.at(kept).path)
+    assert [sample.id for sample in read_samples(output, FINGERPRINT)] == ["a"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_batch.storage.parquet import ExtensionRefused, open_parquet, read_parquet
+from star_batch.storage.parquet import ExtensionRefused, open_parquet, read_batches, read_parquet
 
 PICKLED = "ray.data.arrow_pickled_object"
 
@@ -165,3 +165,39 @@ def test_files_without_extension_types_are_read_as_arrow_reads_them(types: list[
     schema = pa.schema([(f"c{n}", type) for n, type in enumerate(types)], metadata={b"pad": b"x" * pad})
     data = to_bytes(pa.table([pa.nulls(3, type) for type in types], schema=schema))
     assert read_parquet(data).equals(pq.read_table(io.BytesIO(data)), check_metadata=True)
+
+
+def written(codec: str = "zstd") -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": [f"row-{n}" for n in range(30)], "n": range(30)}), buffer, compression=codec)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "snappy", "gzip"])
+def test_a_byte_that_has_changed_anywhere_is_what_arrow_raises_or_nothing(codec: str) -> None:
+    whole, refused = written(codec), 0
+    for at in range(0, len(whole), 3):
+        data = bytearray(whole)
+        data[at] ^= 0xFF
+        try:
+            read_parquet(bytes(data))
+        except pa.ArrowException:
+            refused += 1
+    assert refused > 10
+
+
+class Failing(io.BytesIO):
+    """A file whose reads fail, in plain Python, once it is open."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() < 1000:
+            raise OSError("the network is gone")
+        return super().read(size)
+
+
+def test_what_a_file_itself_raises_stays_as_it_is() -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"n": range(100_000)}), buffer, use_dictionary=False)
+    parquet = open_parquet(Failing(buffer.getvalue()))
+    with pytest.raises(OSError, match="the network is gone"):
+        list(read_batches(parquet, 0, ["n"], num_rows=100_000, most_rows=100, num_bytes=1000))
