@@ -67,7 +67,7 @@ def test_a_lease_is_taken_kept_and_given_back(output: Location) -> None:
         assert not held(output).is_free(time.time())
         assert held(output).nonce != first.nonce
     assert held(output).is_released
-    assert seconds_to_take(output) < SECONDS
+    assert seconds_to_take(output) < 10 * SECONDS
 
 
 def test_whoever_comes_second_is_told_who_is_there(output: Location) -> None:
@@ -119,7 +119,7 @@ def test_a_clock_that_is_a_little_fast_throws_nobody_out(output: Location, monke
 
 def test_a_process_of_this_machine_that_is_dead_is_succeeded_at_once(output: Location) -> None:
     left_behind(output, machine=module._machine(), pid=2**22 + 1, seconds=600.0, expires=time.time() + 600)
-    assert seconds_to_take(output) < SECONDS
+    assert seconds_to_take(output) < 10 * SECONDS
 
 
 def be_succeeded(output: Location, then: Callable[[Lease], None], seconds: float = SECONDS) -> None:
@@ -182,7 +182,7 @@ def test_what_is_no_lease_is_refused_and_the_cure_is_named(tmp_path: Path, conte
         with pytest.raises(OutputError, match=r"out/_lease\.json is not a lease: .* if there is none, delete the file"):
             look(output)
     output.at(LEASE).delete()
-    assert seconds_to_take(output) < SECONDS
+    assert seconds_to_take(output) < 10 * SECONDS
 
 
 def test_a_lease_of_a_later_version_is_a_lease(output: Location) -> None:
