@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from star_batch.errors import ClusterError
 from star_batch.pipeline import run
@@ -125,8 +126,10 @@ def test_lost_rows_that_are_not_in_the_input_any_more_are_no_dead_end(tmp_path: 
 
 
 @pytest.mark.faults
-def test_nothing_of_an_output_is_touched_where_there_is_no_ray(tmp_path: Path) -> None:
+def test_nothing_of_an_output_is_touched_where_there_is_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`overwrite` cleared first, and then found nobody at the cluster's address."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # it is the other tests'
     bench = Bench(tmp_path, str(tmp_path / "out"))
     assert bench.run() == 0
 
