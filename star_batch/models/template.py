@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from star_batch.models import rendering
 from star_batch.models.checkpoint import first_line
+from star_batch.models.marks import message_content
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,6 @@ _REASONS = {
     rendering.TOO_MUCH_MEMORY: f"it needs more than {rendering.MEMORY >> 20:,} MiB",
 }
 _WALL_SECONDS = 120.0  # a busy machine gives a process its seconds late
-
-
-def messages_of(prompt: str, num_images: int) -> list[dict[str, Any]]:
-    """A user's words after their images, as templates take them."""
-    content = [*[{"type": "image"}] * num_images, {"type": "text", "text": prompt}]
-    return [{"role": "user", "content": content}]
 
 
 def choose_template(brought: Iterable[object], why_not: Why) -> tuple[str | None, str]:
@@ -70,7 +65,8 @@ def check_ends(template: str, special_tokens: str) -> None:
     Raises:
         ValueError: it takes too long, needs or makes too much, or is no template.
     """
-    variables = {"messages": messages_of("What is it?", 1), "tools": None, "documents": None}
+    messages = [{"role": "user", "content": message_content(["", "What is it?"])}]
+    variables = {"messages": messages, "tools": None, "documents": None}
     both = json.loads(special_tokens) | variables | {"add_generation_prompt": True}
     try:
         done = subprocess.run(
