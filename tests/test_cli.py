@@ -23,20 +23,20 @@ from typer.testing import CliRunner
 
 from star_batch import __version__, cli, pipeline, terminal
 from star_batch.cli.exits import EXIT_CODES
+from star_batch.commit.digests import digest_ids, joined
+from star_batch.commit.finalise import Expected, finalise
+from star_batch.commit.layout import begin
+from star_batch.commit.snapshots import Epoch
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
 from star_batch.interruption import SENTENCE
 from star_batch.metrics import ONE_QUESTION, Progress, Summary
 from star_batch.options import Pruning
-from star_batch.pipeline.digests import digest_ids, joined
-from star_batch.pipeline.epochs import Epoch
-from star_batch.pipeline.finalise import Expected, finalise
-from star_batch.pipeline.output import begin
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location
 from star_batch.records import Answer, to_table
 from star_batch.report.gallery import MAX_CARDS
+from star_batch.storage.location import Location
 from star_batch.wording import duration
 from tests.pipeline.samples import rows, write
 from tests.pipeline.test_sink import FINGERPRINT, opened

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from star_batch.bench.options import BenchOptions
+from star_batch.bench.flags import BenchOptions
 from star_batch.bench.shapes import SHAPES
 from star_batch.errors import ConfigError
 

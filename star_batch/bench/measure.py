@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from star_batch.bench.contenders import Contender, Generate, Ours, Pass, release_memory
+from star_batch.bench.flags import BenchOptions
 from star_batch.bench.memory import peak_bytes, reset_peak
-from star_batch.bench.options import BenchOptions
 from star_batch.bench.rates import Rates, measure_rates
 from star_batch.bench.results import Results, Row, surroundings
 from star_batch.bench.roofline import Cost, Job, kv_bytes_per_row, seconds_per_image

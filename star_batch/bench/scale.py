@@ -31,13 +31,13 @@ from star_batch.bench.memory import resident_bytes
 from star_batch.bench.results import Point, surroundings
 from star_batch.bench.shapes import SHAPES
 from star_batch.bench.subject import shape_preprocessor
+from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ConfigError, OutputError, StarBatchError
 from star_batch.metrics import EngineStats, Readings, Summary
 from star_batch.models import Preprocessor
 from star_batch.options import Decoding, is_count
 from star_batch.pipeline import Backend, Progress, run
-from star_batch.pipeline.fingerprint import Generation
 from star_batch.records import Answer, Record
 
 ALLOWED_LOSS = 0.05

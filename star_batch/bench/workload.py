@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from star_batch import images
-from star_batch.bench.options import BenchOptions
+from star_batch.bench.flags import BenchOptions
 from star_batch.bench.subject import WORDS
 from star_batch.demo.compare import held_out
 from star_batch.errors import InputError, RecordError

@@ -7,7 +7,7 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from star_batch.cli.options import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
+from star_batch.cli.flags import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
 from star_batch.cli.run import run_job
 from star_batch.config import JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from star_batch.cli.options import Quiet, ResultsOnly, Tracebacks, text
+from star_batch.cli.flags import Quiet, ResultsOnly, Tracebacks, text
 from star_batch.config import load_config
 from star_batch.errors import OutputError, PromiseBroken
 from star_batch.terminal import show_line, show_numbers, show_status
@@ -20,7 +20,7 @@ def status(out: Folder, verbose: Tracebacks = False, quiet: ResultsOnly = False)
 
     Reads the output alone, from any machine, and disturbs nobody.
     """
-    from star_batch.pipeline import audit
+    from star_batch.commit import audit
 
     show_status(audit.status(_place(out)[0]))
 
@@ -36,7 +36,7 @@ def verify(
 
     Exit code 0 says that it is so and that the job is finished, 8 that it is not.
     """
-    from star_batch.pipeline import audit
+    from star_batch.commit import audit
 
     place, options = _place(out)
     source = None if no_input else audit.recorded_input(place, options)
@@ -65,9 +65,9 @@ def report(
     A page to open here, of an output elsewhere:
       star-batch report s3://bucket/answers --to report.html
     """
-    from star_batch.pipeline.publish import REPORT
-    from star_batch.pipeline.redraw import redraw
-    from star_batch.pipeline.storage import Location, failing_as
+    from star_batch.report.publish import REPORT
+    from star_batch.report.redraw import redraw
+    from star_batch.storage.location import Location, failing_as
 
     place = _place(out)[0]
     page = redraw(place)
@@ -80,7 +80,7 @@ def report(
 
 def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
     """The output's place, and the options of the input's storage, where a job's file tells them."""
-    from star_batch.pipeline.storage import Location
+    from star_batch.storage.location import Location
 
     if not folder_or_job.endswith((".yaml", ".yml")):
         return Location.of(folder_or_job), {}

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from star_batch.cli.options import ResultsOnly, Tracebacks, text, with_options_of
+from star_batch.cli.flags import ResultsOnly, Tracebacks, text, with_options_of
 from star_batch.cli.run import job_of, run
 from star_batch.forecast.gpus import GPUS
-from star_batch.forecast.wishes import Wishes
+from star_batch.forecast.options import Wishes
 from star_batch.terminal import logs_json, show_numbers, working
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def plan(
         "looking at a sample of the rows, and measuring" if gpu is None else "looking at a sample of the rows"
     ):
         from star_batch.forecast.forecast import make_forecast
-        from star_batch.forecast.words import lines
+        from star_batch.forecast.format import lines
 
         shown = list(lines(make_forecast(config, wishes)))
     if logs_json():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from star_batch.cli.options import (
+from star_batch.cli.flags import (
     Device,
     DtypeName,
     Keep,

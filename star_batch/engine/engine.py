@@ -13,13 +13,13 @@ from concurrent.futures import Future
 from itertools import islice
 
 from star_batch.engine import kv_cache
+from star_batch.engine.admission import Intake
 from star_batch.engine.allocator import keep_memory
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.core import Core
-from star_batch.engine.inbox import Inbox, Ticket, Window
-from star_batch.engine.intake import Intake
 from star_batch.engine.loop import Loop
 from star_batch.engine.repetition import Repetition
+from star_batch.engine.request_queue import Inbox, Ticket, Window
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
 from star_batch.engine.threads import on_passing_thread

@@ -11,7 +11,7 @@ import torch
 
 from star_batch.engine.core import Core
 from star_batch.engine.finish import answer_of
-from star_batch.engine.inbox import Arrival, Inbox, Ticket, fail_all
+from star_batch.engine.request_queue import Arrival, Inbox, Ticket, fail_all
 from star_batch.engine.sequence import Sequence
 from star_batch.models.attention import lasting_kernels
 

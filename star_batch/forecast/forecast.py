@@ -10,20 +10,20 @@ import torch
 
 from star_batch.bench.rates import Rates
 from star_batch.bench.roofline import Cost, seconds_per_image
+from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig
 from star_batch.engine.kv_cache import free_memory
 from star_batch.errors import ConfigError, InputError, RecordError
 from star_batch.forecast.gpus import Gpu, gpu_named
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters, row_bytes
 from star_batch.forecast.measure import measure
+from star_batch.forecast.options import Wishes
 from star_batch.forecast.sample import RowSample, take_sample
-from star_batch.forecast.wishes import Wishes
+from star_batch.inputs.planning import InputPlan, plan_input
 from star_batch.models import Checkpoint, check, choose_device, choose_dtype, family_of, load_preprocessor
 from star_batch.pipeline.backend import generation
-from star_batch.pipeline.fingerprint import Generation
-from star_batch.pipeline.plan import InputPlan, plan_input
-from star_batch.pipeline.storage import Location
 from star_batch.pruning import PruningPlan, make_plan
+from star_batch.storage.location import Location
 
 _KV_SHARE = 0.85  # of a GPU's memory without the weights: what the engine takes for keys and values
 

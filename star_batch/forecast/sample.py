@@ -10,10 +10,10 @@ import pyarrow as pa
 from PIL import Image
 
 from star_batch.config import JobConfig
+from star_batch.inputs.planning import Group, InputPlan, read_rows
+from star_batch.inputs.preprocess import Preprocess, to_records
+from star_batch.inputs.sources import Sources
 from star_batch.models import Preprocessor, load_preprocessor
-from star_batch.pipeline.plan import Group, InputPlan, read_rows
-from star_batch.pipeline.preprocess import Preprocess, to_records
-from star_batch.pipeline.sources import Sources
 from star_batch.records import Picture, Record
 from star_batch.wording import printable
 

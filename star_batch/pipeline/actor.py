@@ -24,21 +24,21 @@ import pyarrow.compute as pc
 import ray
 import ray.exceptions
 
+from star_batch.commit.readable import readable_type
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, Quarantined, StarBatchError
+from star_batch.inputs.preprocess import kept_fields, to_records
 from star_batch.metrics import EngineStats
+from star_batch.monitor.export import RayMetrics
+from star_batch.pipeline.attempts import Process, Rows
 from star_batch.pipeline.backend import Backend, Engine
-from star_batch.pipeline.budget import failures
-from star_batch.pipeline.export import RayMetrics
-from star_batch.pipeline.ledger import Process, Rows
-from star_batch.pipeline.monitor import Report
-from star_batch.pipeline.preprocess import kept_fields, to_records
+from star_batch.pipeline.failure_limit import failures
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
-from star_batch.pipeline.readable import readable_type
-from star_batch.pipeline.samples import Sampler
+from star_batch.pipeline.reporter import Report
 from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Record, to_table
+from star_batch.report.samples import Sampler
 
 logger = logging.getLogger(__name__)
 

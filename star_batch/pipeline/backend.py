@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
+from star_batch.inputs.preprocess import Preprocessor
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
-from star_batch.pipeline.fingerprint import Generation
-from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Record
 
 if TYPE_CHECKING:

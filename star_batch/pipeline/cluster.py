@@ -22,8 +22,8 @@ from star_batch.config import Cluster
 from star_batch.errors import ClusterError, StarBatchError
 from star_batch.interruption import held
 from star_batch.pipeline.joining import origin, why_not_joined
-from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.tokens import own_token
+from star_batch.storage.redaction import redacted
 
 _CPUS_BESIDE_ACTORS = 3
 _PATIENCE_SECONDS = 10.0

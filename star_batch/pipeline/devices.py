@@ -17,8 +17,8 @@ import ray.runtime_env
 from star_batch.config import Cluster, JobConfig
 from star_batch.errors import ClusterError, ConfigError
 from star_batch.pipeline.cluster import starts_own
-from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.scout import Need, send_ahead
+from star_batch.storage.redaction import redacted
 from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)

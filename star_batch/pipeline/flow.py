@@ -13,18 +13,18 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from star_batch.commit.snapshots import Epoch
 from star_batch.config import Faults, JobConfig
+from star_batch.inputs.planning import InputPlan
+from star_batch.inputs.preprocess import Preprocess, preprocess_block
+from star_batch.inputs.sources import Sources
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.devices import Place, find_place
-from star_batch.pipeline.epochs import Epoch
-from star_batch.pipeline.plan import InputPlan
-from star_batch.pipeline.preprocess import Preprocess, preprocess_block
 from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_warden
 from star_batch.pipeline.read import read_dataset
-from star_batch.pipeline.samples import Sampler
 from star_batch.pipeline.sink import AnswersSink
-from star_batch.pipeline.sources import Sources
+from star_batch.report.samples import Sampler
 
 _CPUS_PER_WRITE = 0.25
 _START_SECONDS = 600.0  # in which a process is placed and has loaded its model

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import ray.exceptions
 
-from star_batch.pipeline.redaction import redacted
+from star_batch.storage.redaction import redacted
 from star_batch.wording import printable
 
 _NEEDS_TOKEN = (

@@ -8,9 +8,9 @@ from importlib import metadata
 from typing import Any
 
 from star_batch import __version__
+from star_batch.commit.fingerprint import Fingerprint, Generation
 from star_batch.config import JobConfig
-from star_batch.pipeline.fingerprint import Fingerprint, Generation
-from star_batch.pipeline.redaction import without_credentials
+from star_batch.storage.redaction import without_credentials
 
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "s3fs")
 

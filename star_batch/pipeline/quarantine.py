@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from star_batch.config import Faults
 from star_batch.errors import ClusterError, Quarantined, TooManyFailed
-from star_batch.pipeline.budget import Budget, Failure
-from star_batch.pipeline.ledger import Ledger, Orders, Process, Rows
+from star_batch.pipeline.attempts import Ledger, Orders, Process, Rows
+from star_batch.pipeline.failure_limit import Budget, Failure
 from star_batch.pipeline.memory import Witness
 from star_batch.records import Answer
 

@@ -15,7 +15,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from star_batch.pipeline.plan import Group, InputPlan, RowGroup, read_rows
+from star_batch.inputs.planning import Group, InputPlan, RowGroup, read_rows
 
 _CPUS_PER_READ = 0.5
 _SMALL = 256 * 2**20

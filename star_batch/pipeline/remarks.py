@@ -18,8 +18,8 @@ import ray.data
 import ray.exceptions
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from star_batch.commit.lease import STOP
 from star_batch.errors import ClusterError
-from star_batch.pipeline.lease import STOP
 from star_batch.pipeline.memory import Witness
 
 logger = logging.getLogger(__name__)

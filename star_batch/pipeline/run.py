@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from star_batch import interruption
-from star_batch.config import JobConfig
-from star_batch.errors import Interrupted, OutputError, StarBatchError
-from star_batch.metrics import Progress, Snapshot, Summary
-from star_batch.pipeline.backend import Backend
-from star_batch.pipeline.clearing import clear
-from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
-from star_batch.pipeline.devices import refuse_early
-from star_batch.pipeline.digests import Digests, is_in
-from star_batch.pipeline.epochs import (
+from star_batch.commit.clearing import clear
+from star_batch.commit.digests import Digests, is_in
+from star_batch.commit.finalise import Expected, WriteResults, finalise, read_summary
+from star_batch.commit.fingerprint import Fingerprint, Generation, fingerprint_of
+from star_batch.commit.history import Recorder
+from star_batch.commit.layout import SUCCESS, Commit, amend, begin, check_nothing_foreign, strays
+from star_batch.commit.lease import Lease
+from star_batch.commit.losses import look_closely, loss_words
+from star_batch.commit.parts import without_failed
+from star_batch.commit.snapshots import (
     Epoch,
     Standing,
     check_fingerprint,
@@ -23,24 +24,23 @@ from star_batch.pipeline.epochs import (
     open_epoch,
     with_vanished,
 )
-from star_batch.pipeline.export import Board, endpoint, push
-from star_batch.pipeline.finalise import Expected, WriteResults, finalise, read_summary
-from star_batch.pipeline.fingerprint import Fingerprint, Generation, fingerprint_of
+from star_batch.config import JobConfig
+from star_batch.errors import Interrupted, OutputError, StarBatchError
+from star_batch.inputs.planning import InputPlan, distinct, plan_input
+from star_batch.metrics import Progress, Snapshot, Summary
+from star_batch.monitor.export import Board, endpoint, push
+from star_batch.openai.batch import stage, write_results
+from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
+from star_batch.pipeline.devices import refuse_early
 from star_batch.pipeline.flow import Work, answer_all
-from star_batch.pipeline.history import Recorder
-from star_batch.pipeline.lease import Lease
-from star_batch.pipeline.losses import look_closely, loss_words
-from star_batch.pipeline.monitor import Reporter, read_totals, start_monitor
-from star_batch.pipeline.openai_batch import stage, write_results
-from star_batch.pipeline.output import SUCCESS, Commit, amend, begin, check_nothing_foreign, strays
-from star_batch.pipeline.parts import without_failed
-from star_batch.pipeline.plan import InputPlan, distinct, plan_input
-from star_batch.pipeline.probe import probe
 from star_batch.pipeline.provenance import provenance
-from star_batch.pipeline.redaction import redacted
 from star_batch.pipeline.remarks import listening
-from star_batch.pipeline.samples import Sampler
-from star_batch.pipeline.storage import Location, failing_as
+from star_batch.pipeline.reporter import Reporter, read_totals, start_monitor
+from star_batch.report.samples import Sampler
+from star_batch.storage.location import Location, failing_as
+from star_batch.storage.probe import probe
+from star_batch.storage.redaction import redacted
 from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import ray.exceptions
 
 from star_batch import __version__
 from star_batch.errors import ClusterError
-from star_batch.pipeline.redaction import redacted
+from star_batch.storage.redaction import redacted
 from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)

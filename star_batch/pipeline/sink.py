@@ -15,12 +15,12 @@ import pyarrow as pa
 from ray.data.block import Block
 from ray.data.datasource import Datasink
 
+from star_batch.commit.layout import EPOCHS, Commit
+from star_batch.commit.parts import hash_ids, prepare_part, to_parquet
+from star_batch.commit.snapshots import Epoch, newest
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.epochs import Epoch, newest
-from star_batch.pipeline.faults import crash_at
-from star_batch.pipeline.output import EPOCHS, Commit
-from star_batch.pipeline.parts import hash_ids, prepare_part, to_parquet
-from star_batch.pipeline.storage import Location, failing_as
+from star_batch.storage.crashes import crash_at
+from star_batch.storage.location import Location, failing_as
 
 
 class AnswersSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from star_batch.bench import rates
+from star_batch.bench.flags import BenchOptions
 from star_batch.bench.measure import compare
-from star_batch.bench.options import BenchOptions
 from star_batch.bench.results import Results
 from star_batch.bench.subject import Subject, make_subject
 

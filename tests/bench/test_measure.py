@@ -15,8 +15,8 @@ from rich.console import Console
 
 from star_batch.bench import measure
 from star_batch.bench.contenders import Answering, Generate, Pass
+from star_batch.bench.flags import BenchOptions
 from star_batch.bench.measure import compare, with_ratios
-from star_batch.bench.options import BenchOptions
 from star_batch.bench.picture import draw
 from star_batch.bench.results import STAGES, Results, Row, surroundings, write_results
 from star_batch.bench.table import tables

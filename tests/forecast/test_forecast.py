@@ -11,18 +11,18 @@ import pyarrow as pa
 import pytest
 
 from star_batch.bench.roofline import Cost
+from star_batch.commit.fingerprint import Generation
 from star_batch.engine import Engine
 from star_batch.forecast import measure as measuring
 from star_batch.forecast.forecast import Forecast, Pace
+from star_batch.forecast.format import lines
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters
+from star_batch.forecast.options import Wishes
 from star_batch.forecast.sample import RowSample, take_sample
-from star_batch.forecast.wishes import Wishes
-from star_batch.forecast.words import lines
+from star_batch.inputs.planning import plan_input
 from star_batch.metrics import EngineStats
 from star_batch.models import Checkpoint
 from star_batch.options import Decoding
-from star_batch.pipeline.fingerprint import Generation
-from star_batch.pipeline.plan import plan_input
 from star_batch.records import Answer, Picture, Record
 from tests.pipeline.samples import job, rows, write
 

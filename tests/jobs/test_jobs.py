@@ -20,7 +20,7 @@ from star_batch import cli
 from star_batch.cli.demo import DEMO_KEEP
 from star_batch.config import load_config
 from star_batch.demo.dataset import write_parquet
-from tests.pipeline.test_fetch import Server, server  # noqa: F401
+from tests.inputs.test_fetch import Server, server  # noqa: F401
 from tests.readers import READERS
 
 ROOT = Path(__file__).parents[2]

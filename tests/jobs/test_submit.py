@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
+from star_batch.commit.lease import Lease
 from star_batch.demo.dataset import write_parquet
-from star_batch.pipeline.lease import Lease
-from star_batch.pipeline.storage import Location
+from star_batch.storage.location import Location
 from tests.jobs.test_jobs import ROOT, rows
 from tests.pipeline import samples
 from tests.pipeline.samples import write

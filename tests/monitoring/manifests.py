@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from star_batch.prometheus import ENGINE, JOB, OUTCOME, SUMMARY
+from star_batch.monitor.prometheus import ENGINE, JOB, OUTCOME, SUMMARY
 
 FOLDER = Path(__file__).parents[2] / "k8s" / "monitoring"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8"))

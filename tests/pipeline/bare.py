@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from star_batch.config import JobConfig
 from star_batch.errors import StarBatchError
+from star_batch.inputs.planning import ID_COLUMN, read_rows
 from star_batch.pipeline import run
-from star_batch.pipeline.faults import VARIABLE
 from star_batch.pipeline.flow import Work
-from star_batch.pipeline.monitor import Totals
-from star_batch.pipeline.plan import ID_COLUMN, read_rows
+from star_batch.pipeline.reporter import Totals
 from star_batch.pipeline.sink import commit_rows
 from star_batch.records import Answer, to_table
+from star_batch.storage.crashes import VARIABLE
 from tests.pipeline.fakes import FAKE
 
 LOG = "STAR_BATCH_TEST_LOG"

@@ -12,14 +12,14 @@ from concurrent.futures import Future
 import numpy as np
 from PIL import Image
 
+from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ModelError, PromptTooLong
+from star_batch.inputs.preprocess import Preprocessor
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.pipeline import Backend
 from star_batch.pipeline.backend import Engine
-from star_batch.pipeline.fingerprint import Generation
-from star_batch.pipeline.preprocess import Preprocessor
 from star_batch.records import Answer, Picture, Record
 
 SIDE = 8

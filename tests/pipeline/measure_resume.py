@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from star_batch.pipeline.digests import digest_ids, is_in
-from star_batch.pipeline.epochs import Epoch, ids_of, look, next_epoch, open_epoch
-from star_batch.pipeline.finalise import check_rows
-from star_batch.pipeline.fingerprint import Fingerprint
-from star_batch.pipeline.output import Commit
-from star_batch.pipeline.plan import distinct, plan_input
-from star_batch.pipeline.storage import Location
+from star_batch.commit.digests import digest_ids, is_in
+from star_batch.commit.finalise import check_rows
+from star_batch.commit.fingerprint import Fingerprint
+from star_batch.commit.layout import Commit
+from star_batch.commit.snapshots import Epoch, ids_of, look, next_epoch, open_epoch
+from star_batch.inputs.planning import distinct, plan_input
+from star_batch.storage.location import Location
 from tests.pipeline.samples import input_config
 
 FINGERPRINT = Fingerprint({"model.name": "synthetic"})

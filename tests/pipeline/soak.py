@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from star_batch.pipeline.audit import verify
-from star_batch.pipeline.epochs import look
-from star_batch.pipeline.storage import Location
+from star_batch.commit.audit import verify
+from star_batch.commit.snapshots import look
+from star_batch.storage.location import Location
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, write
 

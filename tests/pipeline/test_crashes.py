@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from star_batch.commit.audit import status, verify
+from star_batch.commit.parts import prepare_part, to_parquet
+from star_batch.commit.snapshots import Epoch, look
 from star_batch.config import JobConfig
 from star_batch.errors import LeaseHeld, LeaseLost
-from star_batch.pipeline.audit import status, verify
-from star_batch.pipeline.epochs import Epoch, look
-from star_batch.pipeline.faults import POINTS, VARIABLE, Point
-from star_batch.pipeline.parts import prepare_part, to_parquet
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location
+from star_batch.storage.crashes import POINTS, VARIABLE, Point
+from star_batch.storage.location import Location
 from tests.pipeline import bare
 from tests.pipeline.samples import job, rows, write
 from tests.pipeline.test_s3 import options

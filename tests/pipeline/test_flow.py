@@ -1,6 +1,6 @@
 from star_batch.config import Faults
+from star_batch.pipeline.attempts import most_deaths
 from star_batch.pipeline.flow import longest_silence
-from star_batch.pipeline.ledger import most_deaths
 
 
 def test_a_hunt_for_a_row_that_hangs_is_not_taken_for_a_job_that_has_stopped() -> None:

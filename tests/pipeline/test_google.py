@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import requests.exceptions
 
+from star_batch.commit.lease import Lease
+from star_batch.commit.snapshots import look
 from star_batch.errors import InputError, LeaseHeld, OutputError
-from star_batch.pipeline.epochs import look
-from star_batch.pipeline.lease import Lease
-from star_batch.pipeline.plan import plan_input
-from star_batch.pipeline.probe import probe
+from star_batch.inputs.planning import plan_input
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location, failing_as
-from star_batch.pipeline.swap import read, swap
-from star_batch.pipeline.trouble import explain, is_transient
+from star_batch.storage.compare_and_swap import read, swap
+from star_batch.storage.location import Location, failing_as
+from star_batch.storage.probe import probe
+from star_batch.storage.trouble import explain, is_transient
 from tests.pipeline.google import Google, Refused, google_storage
 from tests.pipeline.samples import input_config
 from tests.pipeline.test_crashes import KILLED, ROWS, UNIT, Bench, wait_for_commit

@@ -7,7 +7,7 @@ import pytest
 
 from star_batch.errors import ClusterError
 from star_batch.pipeline import memory
-from star_batch.pipeline.ledger import Ledger, Process
+from star_batch.pipeline.attempts import Ledger, Process
 from star_batch.pipeline.memory import Limit, kernel_kills, limit
 from star_batch.pipeline.remarks import Kill, Remarks, kill_in
 

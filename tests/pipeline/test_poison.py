@@ -14,7 +14,7 @@ from star_batch.config import JobConfig
 from star_batch.errors import ClusterError
 from star_batch.metrics import Summary
 from star_batch.pipeline import run
-from star_batch.pipeline.ledger import most_deaths
+from star_batch.pipeline.attempts import most_deaths
 from tests.pipeline.fakes import DEADLY_SIZE, DIE, FAKE, POISON
 from tests.pipeline.samples import job, rows, write
 from tests.pipeline.test_cluster import start

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from star_batch.commit.digests import digest_ids, is_in, joined
+from star_batch.commit.finalise import Expected, finalise
+from star_batch.commit.losses import look_closely
+from star_batch.commit.parts import without_failed
+from star_batch.commit.snapshots import Epoch, ids_of, look, next_epoch, open_epoch
 from star_batch.errors import StarBatchError
-from star_batch.pipeline.digests import digest_ids, is_in, joined
-from star_batch.pipeline.epochs import Epoch, ids_of, look, next_epoch, open_epoch
-from star_batch.pipeline.finalise import Expected, finalise
-from star_batch.pipeline.losses import look_closely
-from star_batch.pipeline.parts import without_failed
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location
+from star_batch.storage.location import Location
 from tests.pipeline.test_sink import FINGERPRINT, answers
 
 IDS = [f"id-{n}" for n in range(6)]

@@ -8,8 +8,8 @@ import pytest
 
 from star_batch.config import Faults
 from star_batch.errors import ClusterError, TooManyFailed
-from star_batch.pipeline.budget import Failure
-from star_batch.pipeline.ledger import Process, Rows
+from star_batch.pipeline.attempts import Process, Rows
+from star_batch.pipeline.failure_limit import Failure
 from star_batch.pipeline.quarantine import Quarantine, Warden, is_device_failure
 from star_batch.records import Answer
 

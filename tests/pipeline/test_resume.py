@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from star_batch.commit.parts import read_parts
+from star_batch.commit.snapshots import look
 from star_batch.config import JobConfig
 from star_batch.pipeline import run
-from star_batch.pipeline.epochs import look
-from star_batch.pipeline.parts import read_parts
-from star_batch.pipeline.storage import Location
+from star_batch.storage.location import Location
 from tests.pipeline import fakes, soak
 from tests.pipeline.measure_resume import measure
 from tests.pipeline.samples import job, rows, write

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from star_batch.commit.audit import recorded_input, status, verify
+from star_batch.commit.parts import hash_ids
+from star_batch.commit.snapshots import look
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
 from star_batch.pipeline import Progress, run
-from star_batch.pipeline.audit import recorded_input, status, verify
 from star_batch.pipeline.backend import Engine
-from star_batch.pipeline.epochs import look
-from star_batch.pipeline.parts import hash_ids
-from star_batch.pipeline.samples import Sampler, read_samples
-from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA
+from star_batch.report.samples import Sampler, read_samples
+from star_batch.storage.location import Location
 from tests.pipeline.fakes import DIE, EXPLODE, FAKE
 from tests.pipeline.samples import job, png, rows, without_remarks, write
 

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from star_batch.commit.digests import digest_ids
+from star_batch.commit.layout import begin
+from star_batch.commit.snapshots import ids_of, look
 from star_batch.errors import InputError, OutputError
+from star_batch.inputs.planning import plan_input, read_rows
 from star_batch.pipeline import run
-from star_batch.pipeline.digests import digest_ids
-from star_batch.pipeline.epochs import ids_of, look
-from star_batch.pipeline.output import begin
-from star_batch.pipeline.plan import plan_input, read_rows
-from star_batch.pipeline.redraw import redraw
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location
 from star_batch.report.gallery import MAX_CARDS
+from star_batch.report.redraw import redraw
+from star_batch.storage.location import Location
 from tests.conftest import BUCKET, S3_KEY, S3_SECRET
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import input_config, job, png, rows

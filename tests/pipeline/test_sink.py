@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star_batch.commit.digests import digest_ids
+from star_batch.commit.fingerprint import Fingerprint
+from star_batch.commit.snapshots import Epoch, Standing, look, next_epoch, open_epoch
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.digests import digest_ids
-from star_batch.pipeline.epochs import Epoch, Standing, look, next_epoch, open_epoch
-from star_batch.pipeline.fingerprint import Fingerprint
 from star_batch.pipeline.sink import AnswersSink, Pace, commit_rows
-from star_batch.pipeline.storage import Location
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
+from star_batch.storage.location import Location
 
 
 def answers(*ids: str, failed: int = 0) -> pa.Table:

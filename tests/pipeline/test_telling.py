@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from star_batch.metrics import Progress, Snapshot
-from star_batch.pipeline.export import Board
+from star_batch.monitor.export import Board
 from star_batch.pipeline.run import _telling
 
 

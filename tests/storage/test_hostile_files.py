@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.pipeline.history import Recorder
-from star_batch.pipeline.output import begin
-from star_batch.pipeline.samples import Sampler
+from star_batch.commit.history import Recorder
+from star_batch.commit.layout import begin
 from star_batch.pipeline.sink import commit_rows
-from star_batch.pipeline.storage import Location
+from star_batch.report.samples import Sampler
+from star_batch.storage.location import Location
+from tests.commit.test_history import totals
 from tests.pipeline.samples import png
-from tests.pipeline.test_history import totals
-from tests.pipeline.test_redraw import IDS
-from tests.pipeline.test_samples import row
 from tests.pipeline.test_sink import FINGERPRINT, answers, opened
+from tests.report.test_redraw import IDS
+from tests.report.test_samples import row
 from tests.storage.test_parquet import PICKLED, Runs, extension, nestings
 from tests.test_house import ROOT
 

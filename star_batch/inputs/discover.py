@@ -1,0 +1,149 @@
+"""Which Parquet files an input's paths mean: files, folders and globs, local or in a store. Opens none of them.
+
+Files are found by how their names end, and what else a folder holds is counted aloud. A path that is there is meant
+as it is written, whatever marks of a glob are in it.
+"""
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from fsspec.utils import glob_translate
+
+from star_batch.errors import InputError
+from star_batch.inputs.folders import NO_FILE, TWICE, Walk
+from star_batch.inputs.listing import as_text, is_image
+from star_batch.storage.location import Location, failing_as, scheme_of
+from star_batch.wording import printable
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".parquet", ".pq", ".parq")
+"""How names of Parquet files end, in lower or upper case."""
+
+_HIDDEN = ("_", ".")
+_ANY_DEPTH = "**"
+
+
+def find_files(places: Sequence[Location], own: Location | None = None) -> tuple[Location, dict[str, str]]:
+    """The folder that names are relative to, and the files below it: name -> path.
+
+    Args:
+        own: the job's output, whose answers are left out where they are below a folder of the input.
+
+    Raises:
+        InputError: a path leads to nothing, or to nothing that is Parquet by its name.
+    """
+    walk, folders, paths = Walk(_is_parquet, _HIDDEN, own), [], list[str]()
+    for place in places:
+        before = walk.left_out[TWICE]
+        with failing_as(InputError, "read the input", place):
+            folder, files = _expand(place, walk)
+            found = list(files)
+        # Another of the paths may have led to all that is there.
+        if not found and (not paths or walk.left_out[TWICE] == before):
+            raise InputError(f"{printable(place.shown)}: no Parquet files there{_instead(walk)}")
+        folders.append(folder)
+        paths += found
+    root = os.path.commonpath(folders)
+    named = {as_text(os.path.relpath(path, root)): path for path in _once(paths, is_local=places[0].is_local)}
+    if walk.left_out:
+        shown = ", ".join(printable(place.shown) for place in places)
+        logger.info("%s: left out, as no Parquet by their names or for another reason: %s", shown, walk.told())
+    return replace(places[0], url=with_scheme(root, places[0])), named
+
+
+def with_scheme(path: str, like: Location) -> str:
+    """The URL of a path on the file system of `like`."""
+    return path if like.is_local else f"{scheme_of(like.url)}://{path}"
+
+
+def _expand(place: Location, walk: Walk) -> tuple[str, Iterable[str]]:
+    """The folder that does not depend on what is found, and the files."""
+    folder, pattern = _split(place)
+    if pattern:
+        return folder, _matching(place, folder, pattern, walk)
+    if place.is_folder():
+        return place.path, walk.files(place)
+    place.patiently(lambda: place.fs.info(place.path))
+    if place.is_local and not os.path.isfile(place.path):
+        raise InputError(f"{printable(place.shown)}: is no file, nor leads to one")
+    return os.path.dirname(place.path), [place.path]
+
+
+def _split(place: Location) -> tuple[str, str]:
+    """A folder that is there, and the pattern below it; no pattern where the whole path is there or has no marks."""
+    parts = place.path.split("/")
+    for number, part in enumerate(parts):
+        here = "/".join(parts[: number + 1])
+        if any(mark in part for mark in "*?[") and not place.patiently(lambda: place.fs.exists(here)):  # noqa: B023
+            return "/".join(parts[:number]) or ("/" if place.is_local else ""), "/".join(parts[number:])
+    return place.path, ""
+
+
+def _matching(place: Location, folder: str, pattern: str, walk: Walk) -> Iterator[str]:
+    """Of what matches, files as they are, and folders with all that is below."""
+    for path, is_folder in _local(folder, pattern, walk) if place.is_local else _stored(place, folder, pattern):
+        names = os.path.relpath(path, folder or None).split("/")
+        if any(name.startswith(_HIDDEN) for name in names):
+            walk.left_out["hidden"] += 1
+        elif is_folder:
+            yield from walk.files(replace(place, url=with_scheme(path, place)), is_named=False)
+        elif place.is_local and not os.path.isfile(path):
+            walk.left_out[NO_FILE] += 1
+        elif walk.takes(names[-1]):
+            yield path
+
+
+def _local(folder: str, pattern: str, walk: Walk) -> Iterator[tuple[str, bool]]:
+    head, deep, rest = pattern.partition(_ANY_DEPTH)
+    tops = sorted(glob.glob(os.path.join(glob.escape(folder), head if deep else pattern), include_hidden=True))
+    if not deep:
+        yield from ((path, os.path.isdir(path)) for path in tops)
+        return
+    # Not `glob`, which goes in circles where links do.
+    matches = re.compile(glob_translate(deep + rest)).match
+    for top in filter(os.path.isdir, tops):
+        below = walk.files(Location(top.rstrip("/") or "/"), is_named=False)
+        yield from ((path, False) for path in below if matches(os.path.relpath(path, top)))
+
+
+def _stored(place: Location, folder: str, pattern: str) -> list[tuple[str, bool]]:
+    escaped = "".join(f"[{char}]" if char in "*?[" else char for char in folder)
+    whole = f"{escaped}/{pattern}" if escaped else pattern
+    found = place.patiently(lambda: place.fs.glob(whole, detail=True))
+    matches = [(str(path), info["type"] == "directory") for path, info in sorted(found.items())]
+    # At any depth, files that match are there themselves.
+    return [match for match in matches if not (match[1] and _ANY_DEPTH in pattern)]
+
+
+def _once(paths: Iterable[str], *, is_local: bool) -> list[str]:
+    """Each file under one name: its own before that of a link."""
+    if not is_local:
+        return sorted(set(paths))
+    real = {path: os.path.realpath(path) for path in paths}
+    names: dict[str, str] = {}
+    for path in sorted(real, key=lambda path: (real[path] != path, path)):
+        names.setdefault(real[path], path)
+    return sorted(names.values())
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _instead(walk: Walk) -> str:
+    """What was found, and what can be done with it."""
+    if not walk.left_out:
+        return f" ({', '.join(SUFFIXES)})"
+    kinds = walk.left_out
+    if any(is_image(kind) for kind in kinds):
+        hint = "images are read with kind: images (--kind images)"
+    elif any(kind.startswith(".jsonl") for kind in kinds):
+        hint = "OpenAI's batch requests are read with kind: openai (--kind openai)"
+    else:
+        hint = "a file that is named itself is read whatever its name ends with"
+    return f" ({', '.join(SUFFIXES)}); found instead: {walk.told()}; {hint}"

@@ -1,0 +1,1 @@
+"""OpenAI's Batch files at both ends of a job: requests in, results out. Knows no Ray."""

@@ -1,0 +1,103 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from star_batch.commit.fingerprint import Fingerprint, Generation, fingerprint_of
+from star_batch.config import parse_config
+from star_batch.errors import ConfigError
+from star_batch.pipeline.backend import digests, identify
+from star_batch.pipeline.provenance import provenance
+from tests.pipeline.samples import job
+
+CHECKPOINT = {"config.json": "abc"}
+
+
+def digest(checkpoint: dict[str, str] = CHECKPOINT, **sections: Any) -> str:
+    return fingerprint_of(job("in", "out", **sections), checkpoint).digest
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"prompt": "another {question}"}},
+        {"input": {"keep_columns": ["question"]}},
+        {"output": {"token_ids": True}},
+        {"model": {"name": "fake", "dtype": "float16"}},
+        {"pruning": {"method": "star", "keep": 0.5}},
+        {"decoding": {"max_new_tokens": 3}},
+    ],
+)
+def test_what_changes_answers_changes_the_fingerprint(sections: dict[str, Any]) -> None:
+    assert digest(**sections) != digest()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"input": {"path": "elsewhere", "limit": 3, "storage_options": {"key": "x"}}},
+        {"output": {"path": "elsewhere", "rows_per_file": 7}},
+        {"cluster": {"actors": 3}},
+        {"engine": {"max_rows": 3}},
+    ],
+)
+def test_where_and_how_the_work_is_done_does_not(sections: dict[str, Any]) -> None:
+    assert digest(**sections) == digest()
+
+
+def test_another_checkpoint_changes_it() -> None:
+    assert digest({"config.json": "abd"}) != digest()
+
+
+def test_differences_are_named() -> None:
+    there, here = Fingerprint({"a": 1, "b": None}), Fingerprint({"a": 2, "b": None, "c": "x"})
+    assert there.differences(here) == ["a: 1 there, 2 here", 'c: nothing there, "x" here']
+
+
+def test_digests_see_a_changed_weight_and_ignore_other_files(tmp_path: Path) -> None:
+    weights = np.arange(1000, dtype=np.float32)
+    save_file({"w": weights}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    before = digests(tmp_path)
+    (tmp_path / "README.md").write_text("hello")
+    assert digests(tmp_path) == before
+    save_file({"w": weights + 1}, tmp_path / "model.safetensors")
+    after = digests(tmp_path)
+    assert after["config.json"] == before["config.json"]
+    assert after["model.safetensors"] != before["model.safetensors"]
+
+
+def test_a_plan_that_does_not_fit_the_model_stops_before_anything_starts() -> None:
+    config = parse_config(
+        {
+            "input": {"path": "x", "prompt": "?"},
+            "output": "y",
+            "model": "demo",
+            "pruning": {"method": "star", "keep": 36, "late_layer": 6},
+        },
+        "job.yaml",
+    )
+    with pytest.raises(ConfigError, match="late_layer=6: this model has 6 layers"):
+        identify(config)
+
+
+def test_a_repetition_penalty_counts_wherever_it_comes_from() -> None:
+    """Where there is none, outputs go on that were written when nobody had heard of one."""
+    plain, own = Generation(), Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
+
+    def with_penalty(value: float | None, generation: Generation | None) -> Fingerprint:
+        return fingerprint_of(job("in", "out", decoding={"repetition_penalty": value}), CHECKPOINT, generation)
+
+    before = fingerprint_of(job("in", "out"), CHECKPOINT)
+    assert not any("repetition" in name for name in before.parts)
+    assert with_penalty(None, plain) == with_penalty(1.0, plain) == with_penalty(1.0, own) == before
+    assert with_penalty(None, own) == with_penalty(1.05, plain) != before
+    assert before.differences(with_penalty(None, own)) == ["decoding.repetition_penalty: nothing there, 1.05 here"]
+
+
+def test_the_record_of_a_run_names_what_is_not_applied() -> None:
+    generation = Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
+    record = provenance(job("in", "out"), Fingerprint({}), 3, generation)
+    assert record["generation"] == {"repetition_penalty": 1.05, "not_applied": {"num_beams": "4"}}
