@@ -8,13 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from star_batch.config import JobConfig, load_config
     from star_batch.engine import Engine
     from star_batch.options import Decoding, EngineOptions, Pruning
+    from star_batch.pipeline.job import run
     from star_batch.records import Answer, Record
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "Decoding", "Engine", "EngineOptions", "Pruning", "Record"]
+__all__ = ["Answer", "Decoding", "Engine", "EngineOptions", "JobConfig", "Pruning", "Record", "load_config", "run"]
 
 
 _ROOMS = {
@@ -22,8 +24,11 @@ _ROOMS = {
     "Decoding": "options",
     "Engine": "engine",
     "EngineOptions": "options",
+    "JobConfig": "config",
     "Pruning": "options",
     "Record": "records",
+    "load_config": "config",
+    "run": "pipeline.job",
 }
 
 

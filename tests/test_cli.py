@@ -21,24 +21,24 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from star_batch import __version__, cli, pipeline, terminal
+from star_batch import __version__, cli, terminal
 from star_batch.cli.exits import EXIT_CODES
 from star_batch.commit.digests import digest_ids, joined
-from star_batch.commit.finalise import Expected, finalise
+from star_batch.commit.finalise import Expected
 from star_batch.commit.layout import begin
 from star_batch.commit.snapshots import Epoch
+from star_batch.commit.unit import commit_rows
 from star_batch.config import FLAGS, Input, JobConfig, parse_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import InputError, Interrupted, OutputError, RecordError, StarBatchError
 from star_batch.interruption import SENTENCE
 from star_batch.metrics import ONE_QUESTION, Progress, Summary
 from star_batch.options import Pruning
-from star_batch.pipeline.sink import commit_rows
 from star_batch.records import Answer, to_table
 from star_batch.report.gallery import MAX_CARDS
 from star_batch.storage.location import Location
 from star_batch.wording import duration
-from tests.pipeline.samples import rows, write
+from tests.pipeline.samples import complete, rows, write
 from tests.pipeline.test_sink import FINGERPRINT, opened
 
 JOB = ["run", "--input", "in.parquet", "--output", "out", "--model", "demo", "--prompt", "What is it?"]
@@ -91,7 +91,7 @@ class Pipeline:
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     fake = Pipeline()
-    monkeypatch.setattr(pipeline, "run", fake.run)
+    monkeypatch.setattr("star_batch.pipeline.job.run", fake.run)
     return fake
 
 
@@ -714,7 +714,7 @@ def finished(half_done: Epoch, tmp_path: Path) -> Path:
     commit_rows(half_done, to_table([Answer(id="row-0002", text="no")], model="m", fingerprint=FINGERPRINT.digest))
     ids = joined([digest_ids([f"row-000{n}" for n in range(3)])])
     expected = Expected(ids=ids, epoch=half_done.number, fingerprint=FINGERPRINT)
-    finalise(half_done.output, expected, lambda: None)
+    complete(half_done.output, expected)
     return tmp_path
 
 

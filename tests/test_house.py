@@ -23,13 +23,13 @@ FLOORS = {
     "wording": 0,
     "interruption": 0,
     "streams": 0,
+    "plugins": 0,
     "logs": 1,
     "options": 1,
     "config": 1,
     "job_file": 1,
     "records": 1,
     "metrics": 1,
-    "prometheus": 1,
     "images": 1,
     "data_uri": 1,
     "formats": 1,
@@ -38,20 +38,30 @@ FLOORS = {
     "pruning": 2,
     "models": 2,
     "storage": 2,
+    "monitor": 2,
     "engine": 3,
+    "commit": 3,
+    "inputs": 4,
+    "openai": 4,
     "report": 4,
-    "forecast": 4,
-    "bench": 4,
-    "pipeline": 4,
-    "demo": 4,
-    "terminal": 5,
-    "cli": 5,
-    "jobs": 5,
-    "__init__": 5,
-    "__main__": 5,
+    "pipeline": 5,
+    "bench": 6,
+    "forecast": 6,
+    "demo": 6,
+    "terminal": 7,
+    "cli": 7,
+    "jobs": 7,
+    "__init__": 7,
+    "__main__": 7,
 }
-STRANGERS = [("pruning", "models"), ("models", "pruning")]
-RAY_ROOMS = {"pipeline", "jobs", "cli"}
+STRANGERS = [
+    ("pruning", "models"),
+    ("models", "pruning"),
+    ("engine", "commit"),
+    ("commit", "engine"),
+    *((room, other) for room in ("inputs", "openai", "report") for other in ("models", "pruning", "engine")),
+]
+RAY_ROOMS = {"pipeline"}
 
 
 @cache
@@ -138,11 +148,12 @@ def test_parquet_is_read_through_one_door() -> None:
         assert module == "star_batch.storage.parquet" or not calls & readers, f"{module}: {calls & readers}"
 
 
-NOT_INSTALLED = """
+HIDDEN = 'hidden = {"ray", "pydantic", "typer", "s3fs", "prometheus_client"}'
+NOT_INSTALLED = f"""
 import sys
 from importlib.machinery import PathFinder
 find_spec = PathFinder.find_spec
-hidden = {"ray", "pydantic", "typer", "s3fs", "prometheus_client"}
+{HIDDEN}
 PathFinder.find_spec = classmethod(
     lambda cls, name, path=None, target=None: None if name.split(".")[0] in hidden else find_spec(name, path, target)
 )
@@ -154,8 +165,19 @@ def in_new_process(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["storage", "commit", "inputs", "openai", "monitor", "report"])
+def test_rooms_below_the_pipeline_import_where_ray_is_not_installed(name: str) -> None:
+    """And where the engine's libraries are not: somebody with another engine uses them alone."""
+    own = [module for module in modules() if room(module) == name]
+    hide = 'hidden = {"ray", "torch", "transformers", "typer"}'
+    code = f"{NOT_INSTALLED.replace(HIDDEN, hide)}\nimport {', '.join(own)}"
+    in_new_process(f"{code}\nassert not hidden & set(sys.modules)")
+
+
 def test_the_engine_imports_where_ray_is_not_installed() -> None:
-    code = "import star_batch.engine, star_batch.models, star_batch.pruning, star_batch.images, star_batch.records"
+    rooms = [module for module in modules() if room(module) in ("engine", "models", "pruning", "images", "records")]
+    modules_of_triton = {"star_batch.engine.paged_kernel"}
+    code = f"import {', '.join(sorted(set(rooms) - modules_of_triton))}"
     in_new_process(f"{NOT_INSTALLED}\n{code}\nassert not hidden & set(sys.modules)")
 
 

@@ -34,10 +34,11 @@ from star_batch.bench.subject import shape_preprocessor
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ConfigError, OutputError, StarBatchError
-from star_batch.metrics import EngineStats, Readings, Summary
+from star_batch.metrics import EngineStats, Progress, Readings, Summary
 from star_batch.models import Preprocessor
 from star_batch.options import Decoding, is_count
-from star_batch.pipeline import Backend, Progress, run
+from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.job import run
 from star_batch.records import Answer, Record
 
 ALLOWED_LOSS = 0.05

@@ -37,12 +37,13 @@ def verify(
     Exit code 0 says that it is so and that the job is finished, 8 that it is not.
     """
     from star_batch.commit import audit
+    from star_batch.inputs.comparison import compare, recorded_input
 
     place, options = _place(out)
-    source = None if no_input else audit.recorded_input(place, options)
+    source = None if no_input else recorded_input(place, options)
     if source is not None and input:
         source = source.model_copy(update={"path": tuple(input)})
-    verdict = audit.verify(place, source)
+    verdict = audit.verify(place) if source is None else compare(place, source)
     compared = "without the input" if source is None else "each id of the input once"
     if not quiet:
         show_numbers((name, f"{getattr(verdict, name):,}", "") for name in ("rows", "answered", "failed"))
@@ -65,7 +66,7 @@ def report(
     A page to open here, of an output elsewhere:
       star-batch report s3://bucket/answers --to report.html
     """
-    from star_batch.report.publish import REPORT
+    from star_batch.commit.layout import REPORT
     from star_batch.report.redraw import redraw
     from star_batch.storage.location import Location, failing_as
 

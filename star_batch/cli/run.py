@@ -106,7 +106,7 @@ def run_job(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFor
     """Run it, and show what came of it."""
     set_up_logs(log_format, quiet=quiet, job=config.metrics.job)
     with live_progress() as on_progress:
-        from star_batch.pipeline import run as run_pipeline
+        from star_batch.pipeline.job import run as run_pipeline
 
         summary = run_pipeline(config, on_progress=on_progress, verbose=verbose)
     if log_format == "json":

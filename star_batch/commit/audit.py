@@ -6,24 +6,23 @@ Changes nothing and needs no Ray running. Knows no engine.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
+from star_batch.commit.digests import Digests
 from star_batch.commit.finalise import differences
-from star_batch.commit.layout import Commit, read_run, strays
+from star_batch.commit.layout import read_run
 from star_batch.commit.lease import Terms, read_lease
-from star_batch.commit.losses import look_closely, loss_words
+from star_batch.commit.losses import loss_words, read_checked
+from star_batch.commit.markers import Commit, strays
 from star_batch.commit.parts import read_part
-from star_batch.commit.snapshots import Standing, look, with_vanished
-from star_batch.config import Input
+from star_batch.commit.snapshots import Snapshot, read_snapshot, with_vanished
 from star_batch.errors import OutputError
-from star_batch.inputs.planning import distinct, plan_input
 from star_batch.storage.location import Location, failing_as
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def status(output: Location) -> Status:
     Raises:
         OutputError: it cannot be read, or no job has ever begun there.
     """
-    seen, record = _look(output, look_closely), read_run(output) or {}
+    seen, record = _look(output, read_checked), read_run(output) or {}
     if seen.lost:
         logger.warning("%s: %s; the same command, run again, answers them again", output.shown, loss_words(seen))
     return Status(
@@ -101,15 +100,19 @@ def status(output: Location) -> Status:
     )
 
 
-def verify(output: Location, input: Input | None) -> Verdict:
-    """Read every row that counts and compare with the input's ids, if it is given.
+def verify(output: Location, wanted: Digests | None = None, *, keeps_vanished: bool = False) -> Verdict:
+    """Read every row that counts and compare with the ids `wanted`, if they are given.
+
+    Args:
+        output: where the answers are.
+        wanted: the input's ids.
+        keeps_vanished: answers to other ids are fine, too.
 
     Raises:
-        OutputError, InputError: one of them cannot be read at all.
+        OutputError: the output cannot be read at all.
     """
-    wanted = distinct(plan_input(input, output), "first")[1] if input is not None else None
-    seen = _look(output, look)
-    if wanted is not None and input is not None and input.vanished == "keep":
+    seen = _look(output, read_snapshot)
+    if wanted is not None and keeps_vanished:
         wanted = with_vanished(wanted, seen.commits)
     with failing_as(OutputError, "read the output", output):
         findings = [
@@ -120,21 +123,7 @@ def verify(output: Location, input: Input | None) -> Verdict:
     return Verdict(rows=seen.rows, answered=seen.answered, failed=seen.failed, findings=tuple(findings))
 
 
-def recorded_input(output: Location, storage_options: Mapping[str, Any]) -> Input:
-    """The input as the last run of an output has written it down, without the storage options it had.
-
-    Raises:
-        OutputError: no run has, or it cannot be understood.
-    """
-    record = read_run(output) or {}
-    try:
-        values = record["config"]["input"]
-        return Input.model_validate({**values, "storage_options": dict(storage_options)})
-    except (KeyError, TypeError, ValidationError):
-        raise OutputError(f"{output.shown} has no record of its input: name it, or compare without it") from None
-
-
-def _look(output: Location, how: Callable[[Location], Standing]) -> Standing:
+def _look(output: Location, how: Callable[[Location], Snapshot]) -> Snapshot:
     with failing_as(OutputError, "read the output", output):
         seen = how(output)
     if not seen.number:
@@ -142,14 +131,14 @@ def _look(output: Location, how: Callable[[Location], Standing]) -> Standing:
     return seen
 
 
-def _rate(seen: Standing) -> float | None:
+def _rate(seen: Snapshot) -> float | None:
     if not seen.recent:
         return None
     seconds = max(commit.at for commit in seen.recent) - seen.opened
     return sum(commit.rows for commit in seen.recent) / seconds if seconds > 0 else None
 
 
-def _row_findings(output: Location, seen: Standing) -> Iterator[str]:
+def _row_findings(output: Location, seen: Snapshot) -> Iterator[str]:
     digest = seen.fingerprint.digest if seen.fingerprint is not None else ""
     counts: Counter[str] = Counter()
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -178,7 +167,7 @@ def _check_part(output: Location, fingerprint: str, commit: Commit) -> Counter[s
     return +Counter({what: count or 0 for what, count in counts.items()})
 
 
-def _folder_findings(output: Location, seen: Standing) -> Iterator[str]:
+def _folder_findings(output: Location, seen: Snapshot) -> Iterator[str]:
     if not seen.is_complete:
         yield "the job is not finished"
         return

@@ -5,9 +5,21 @@ import os
 import re
 from collections.abc import Iterator
 
-from star_batch.commit.layout import ANSWERS, COMMITS, EPOCHS, METRICS, RUN, RUNS, SUCCESS, delete, part_epoch
-from star_batch.openai.batch import ERROR_FILE, OUTPUT_FILE, REQUESTS
-from star_batch.report.publish import REPORT
+from star_batch.commit.layout import (
+    ANSWERS,
+    COMMITS,
+    EPOCHS,
+    ERROR_FILE,
+    METRICS,
+    OUTPUT_FILE,
+    REPORT,
+    REQUESTS,
+    RUN,
+    RUNS,
+    SUCCESS,
+    delete,
+    part_epoch,
+)
 from star_batch.storage.location import Location
 
 _SUFFIXES = (".json", ".parquet", ".prom")

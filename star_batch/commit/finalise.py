@@ -1,112 +1,88 @@
-"""The end of a job: every row is there once, orphans are gone, the numbers are written, then `_SUCCESS`.
+"""The end of a job: every row is there once, orphans are gone, then `_SUCCESS`.
 
 Opens an epoch of its own, so that nothing that is still on its way counts any more. May be interrupted
 anywhere and run again with the same result. Knows no Ray and no engine.
 """
 
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from star_batch.commit.digests import Digests, is_in, is_repeated
 from star_batch.commit.fingerprint import Fingerprint
-from star_batch.commit.history import read_history, without_pauses
-from star_batch.commit.layout import (
-    ANSWERS,
-    EPOCHS,
-    METRICS,
-    SUCCESS,
-    Commit,
-    check_nothing_foreign,
-    delete,
-    part_epoch,
+from star_batch.commit.layout import ANSWERS, EPOCHS, SUCCESS, check_nothing_foreign, delete, part_epoch
+from star_batch.commit.markers import Commit
+from star_batch.commit.parts import in_one_form, without_repeats
+from star_batch.commit.snapshots import (
+    PART_FORM,
+    Epoch,
+    Snapshot,
+    ids_of,
+    next_epoch,
+    old_records,
+    open_epoch,
+    read_snapshot,
 )
-from star_batch.commit.parts import in_one_form, read_parts, without_repeats
-from star_batch.commit.snapshots import PART_FORM, ids_of, look, next_epoch, old_records, open_epoch
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.metrics import Summary, summarise
-from star_batch.monitor.prometheus import to_text
-from star_batch.pipeline.failure_limit import MaxFailed, check_failed
-from star_batch.records import ANSWER_SCHEMA
-from star_batch.report import Report, RowNotes
-from star_batch.report.publish import publish
 from star_batch.storage.crashes import crash_at
 from star_batch.storage.location import Location, failing_as
+
+T = TypeVar("T")
+
+Describe: TypeAlias = Callable[[Sequence[Commit]], T]
+"""Writes down what the rows that count are like, before the output is complete. What it raises leaves it unfinished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What is to be found at the end: the input's ids, no epoch after the one this run worked in, few failed rows."""
+    """What is to be found at the end: the input's ids, and no epoch after the one this run worked in."""
 
     ids: Digests
     epoch: int
     fingerprint: Fingerprint
-    max_failed: MaxFailed = None
 
 
-WriteResults: TypeAlias = Callable[[Location, Sequence[Commit]], None]
-"""Writes the answers that count once more in another form."""
+def finalise(output: Location, expected: Expected, confirm: Callable[[], None], describe: Describe[T]) -> T:
+    """Check the result against the input's ids, clean up, describe it, and say that the job is complete.
 
-
-def finalise(
-    output: Location,
-    expected: Expected,
-    confirm: Callable[[], None],
-    write_results: WriteResults | None = None,
-) -> Summary:
-    """Check the result against the input's ids, clean up, write the metrics, and say that the job is complete.
-
-    `confirm` raises if another run has the output by now.
+    `confirm` raises if another run has the output by now. Returns what `describe` does.
 
     Raises:
         OutputError: rows are missing, doubled or foreign, or the output cannot be read or written.
         LeaseLost: another run has taken over.
-        TooManyFailed: more rows have failed than the job allows.
     """
-    notes = RowNotes()
     with failing_as(OutputError, "finish the output", output):
-        seen = look(output)
-        if seen.number > expected.epoch:
-            raise LeaseLost(f"{output.shown}: another run has taken over; what was committed before that counts")
-        if seen.number < expected.epoch:
-            raise OutputError(f"{output.shown}: somebody has deleted the records of this run from {EPOCHS}")
-        check_nothing_foreign(output)
-        epoch = next_epoch(output, seen, expected.fingerprint)
-        commits = in_one_form(epoch, without_repeats(epoch, seen.commits))
-        epoch = replace(epoch, form=PART_FORM)
-        crash_at("after trimming")
+        epoch, commits = _trimmed(output, _look(output, expected), expected)
         check_rows(commits, expected.ids)
         output.at(SUCCESS).delete()
         open_epoch(epoch, commits, expected.fingerprint)
-        history = read_history(output, commits)
-        summary = summarise(
-            notes.noting(_batches(output, commits)),
-            history.stats,
-            wall_seconds=history.wall_seconds,
-            fetch_seconds=history.fetch_seconds,
-            write_seconds=sum(commit.seconds for commit in commits),
-        )
-        crash_at("after summary")
         delete_orphans(output, commits, epoch.number)
-        _write_metrics(output, summary, history.throughput)
-        pace = without_pauses(history.throughput)
-        report = Report(place=output.shown, state="complete", summary=summary, notes=notes, pace=pace)
-        publish(output, report, expected.fingerprint.digest)
-        if write_results is not None:
-            write_results(output, commits)
+        described = describe(commits)
         crash_at("after metrics")
-        check_failed(expected.max_failed, summary.rows, summary.failed_by_type, notes.first_examples())
         confirm()
         output.at(SUCCESS).write_bytes(epoch.name.encode())
         crash_at("after success")
-    return summary
+    return described
+
+
+def _look(output: Location, expected: Expected) -> Snapshot:
+    seen = read_snapshot(output)
+    if seen.number > expected.epoch:
+        raise LeaseLost(f"{output.shown}: another run has taken over; what was committed before that counts")
+    if seen.number < expected.epoch:
+        raise OutputError(f"{output.shown}: somebody has deleted the records of this run from {EPOCHS}")
+    check_nothing_foreign(output)
+    return seen
+
+
+def _trimmed(output: Location, seen: Snapshot, expected: Expected) -> tuple[Epoch, Sequence[Commit]]:
+    """What may be opened next, and what is to count then: every id once, in today's types."""
+    epoch = next_epoch(output, seen, expected.fingerprint)
+    commits = in_one_form(epoch, without_repeats(epoch, seen.commits))
+    crash_at("after trimming")
+    return replace(epoch, form=PART_FORM), commits
 
 
 def check_rows(commits: Sequence[Commit], wanted: Digests) -> None:
@@ -141,28 +117,3 @@ def delete_orphans(output: Location, commits: Sequence[Commit], epoch: int) -> N
         if not number:
             crash_at("while deleting")
     delete(old_records(output, epoch))
-
-
-def _batches(output: Location, commits: Sequence[Commit]) -> Iterator[pa.RecordBatch]:
-    for part in read_parts(output, commits, ANSWER_SCHEMA.names):
-        yield from part.to_batches()
-
-
-def _write_metrics(output: Location, summary: Summary, throughput: pa.Table) -> None:
-    folder = output.at(METRICS)
-    folder.at("summary.json").write_bytes(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False).encode())
-    folder.at("metrics.prom").write_bytes(to_text(summary).encode())
-    buffer = io.BytesIO()
-    pq.write_table(throughput, buffer)
-    folder.at("throughput.parquet").write_bytes(buffer.getvalue())
-
-
-def read_summary(output: Location) -> Summary | None:
-    """The summary of a complete output; None if there is none that can be read."""
-    with failing_as(OutputError, "read the summary", output):
-        try:
-            summary = TypeAdapter(Summary).validate_json(output.at(METRICS, "summary.json").read_bytes())
-            json.dumps(summary.as_dict(), allow_nan=False)
-        except (FileNotFoundError, ValueError):
-            return None
-    return summary

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from star_batch.commit.layout import RUNS, Commit, is_finite, part_epoch
+from star_batch.commit.layout import RUNS, is_finite, part_epoch
+from star_batch.commit.markers import Commit
 from star_batch.metrics import EngineStats
-from star_batch.pipeline.reporter import THROUGHPUT_SCHEMA, Totals
+from star_batch.monitor.intervals import THROUGHPUT_SCHEMA, Totals
 from star_batch.storage.location import STORAGE_ERRORS, Location
 from star_batch.storage.parquet import read_parquet
 

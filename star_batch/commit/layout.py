@@ -7,6 +7,8 @@
     _runs/*.parquet        what each run did: see `history`
     _metrics/              summary.json, throughput.parquet, metrics.prom, sample-*.parquet
     _run.json              configuration, fingerprint, versions, hardware
+    report.html            see `star_batch.report`
+    _requests/, output.jsonl, errors.jsonl   see `star_batch.openai`
     _SUCCESS               last; names the epoch that is complete
 
 Knows no Ray, and no way to make an answer.
@@ -16,13 +18,10 @@ import contextlib
 import json
 import math
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
-from star_batch.commit.digests import DIGEST_BYTES
 from star_batch.errors import OutputError
 from star_batch.storage.location import Location, failing_as
 
@@ -33,55 +32,13 @@ METRICS = "_metrics"
 RUNS = "_runs"
 RUN = "_run.json"
 SUCCESS = "_SUCCESS"
+REPORT = "report.html"
+REQUESTS = "_requests"
+OUTPUT_FILE = "output.jsonl"
+ERROR_FILE = "errors.jsonl"
 _THREADS = 16
 # <epoch>-<holder>-<hash of the ids>-<attempt>; a local draft begins with a dot and ends with more.
 _PART = re.compile(r"\.?([0-9]{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(\.[0-9a-f]{32})?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """What one marker says: this part counts, and these ids are in it.
-
-    `ids` are digests in the order of the part's rows; `at` is when, in seconds since 1970. `size` is the part's in
-    bytes; None in markers of before it was written down. One that cannot be true is a `ValueError` at birth: most of
-    them are read from files.
-    """
-
-    file: str
-    attempt: str
-    fingerprint: str
-    rows: int
-    answered: int
-    failed: int
-    ids: bytes
-    seconds: float
-    at: float
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (self._is_typed() and is_part(self.file)):
-            raise ValueError("no commit")
-        if not self.rows == self.answered + self.failed == len(self.ids) / DIGEST_BYTES:
-            raise ValueError("counts that do not match")
-
-    def _is_typed(self) -> bool:
-        texts = (self.file, self.attempt, self.fingerprint)
-        counts = (self.rows, self.answered, self.failed, self.size or 0)
-        return (
-            all(isinstance(text, str) for text in texts)
-            and isinstance(self.ids, bytes)
-            and all(is_count(count) for count in counts)
-            and is_finite(self.seconds)
-            and is_finite(self.at)
-        )
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self) | {"ids": b64encode(self.ids).decode()}).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        values = json.loads(data)
-        return cls(**{**values, "ids": b64decode(values["ids"], validate=True)})
 
 
 def is_count(value: object) -> bool:
@@ -93,12 +50,6 @@ def is_finite(value: object) -> bool:
     with contextlib.suppress(OverflowError):
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return False
-
-
-def is_part(file: str) -> bool:
-    """Whether this is where a part lies, below the output."""
-    folder, _, name = file.partition("/")
-    return folder == ANSWERS and name.endswith(".parquet") and not name.startswith(".") and part_epoch(name) is not None
 
 
 def part_epoch(name: str) -> int | None:
@@ -116,13 +67,6 @@ def check_nothing_foreign(output: Location) -> None:
     foreign = [name for name in output.at(ANSWERS).files() if name.endswith(".parquet") and part_epoch(name) is None]
     if foreign:
         raise OutputError(f"{output.at(ANSWERS, foreign[0]).shown} is not a file of this tool: choose another output")
-
-
-def strays(output: Location, commits: Iterable[Commit]) -> list[str]:
-    """Parquet files among the answers that do not count: what a reader that lists the folder must not find."""
-    named = {commit.file for commit in commits}
-    names = output.at(ANSWERS).files()
-    return [name for name in names if name.endswith(".parquet") and f"{ANSWERS}/{name}" not in named]
 
 
 def delete(files: Iterable[Location]) -> None:

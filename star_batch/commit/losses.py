@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from star_batch.commit.layout import ANSWERS, Commit
-from star_batch.commit.snapshots import Standing, look, newest
+from star_batch.commit.layout import ANSWERS
+from star_batch.commit.markers import Commit
+from star_batch.commit.snapshots import Snapshot, newest, read_snapshot
 from star_batch.storage.location import Location
 
 _THREADS = 16
@@ -19,21 +20,21 @@ _MAGIC = b"PAR1"
 """How a Parquet file ends."""
 
 
-def look_closely(output: Location) -> Standing:
+def read_checked(output: Location) -> Snapshot:
     """What counts and is there; the rest is `lost`, and with that the job is not complete.
 
     Raises:
         OutputError: as `look` does.
     """
     # In this order: a part is there before its marker is.
-    seen, sizes = look(output), output.at(ANSWERS).sizes()
+    seen, sizes = read_snapshot(output), output.at(ANSWERS).sizes()
     with ThreadPoolExecutor(_THREADS) as threads:
         is_whole = list(threads.map(partial(_is_whole, output, sizes), seen.commits))
     if all(is_whole):
         return seen
     if newest(output) != seen.number:
         # A run that opened the next epoch meanwhile also tidied up.
-        return look_closely(output)
+        return read_checked(output)
     return replace(
         seen,
         commits=tuple(commit for commit, yes in zip(seen.commits, is_whole, strict=True) if yes),
@@ -58,7 +59,7 @@ def _has_end(part: Location, size: int) -> bool:
         return False
 
 
-def loss_words(seen: Standing) -> str:
+def loss_words(seen: Snapshot) -> str:
     """In one line, which parts are lost and how many rows with them."""
     names = ", ".join(commit.file for commit in seen.lost[:_NUM_NAMED])
     more = f", and {len(seen.lost) - _NUM_NAMED} more" if len(seen.lost) > _NUM_NAMED else ""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from star_batch.commit.digests import Digests, Mask, digest_ids, is_in, is_repeated, joined
-from star_batch.commit.layout import Commit
+from star_batch.commit.markers import Commit
 from star_batch.commit.readable import readable
 from star_batch.commit.snapshots import PART_FORM, Epoch, ids_of
 from star_batch.errors import OutputError

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from star_batch.commit.digests import Digests, is_in, joined
 from star_batch.commit.fingerprint import Fingerprint
-from star_batch.commit.layout import ANSWERS, COMMITS, EPOCHS, SUCCESS, Commit, check_nothing_foreign, is_finite
+from star_batch.commit.layout import ANSWERS, COMMITS, EPOCHS, SUCCESS, check_nothing_foreign, is_finite
+from star_batch.commit.markers import Commit
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.storage.crashes import crash_at
 from star_batch.storage.location import Location
@@ -80,7 +81,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Snapshot:
     """What counts at this moment. Number 0: nothing was ever begun. `form`: the oldest that a part may have.
 
     `lost`: what would count if its part were there and whole; empty unless somebody has looked for the parts.
@@ -124,7 +125,7 @@ def with_vanished(ids: Digests, commits: Sequence[Commit]) -> Digests:
     return np.concatenate([ids, there[~is_in(there, ids)]])
 
 
-def look(output: Location) -> Standing:
+def read_snapshot(output: Location) -> Snapshot:
     """What counts.
 
     Raises:
@@ -132,23 +133,23 @@ def look(output: Location) -> Standing:
     """
     number = newest(output)
     try:
-        return _look_at(output, number)
+        return _read_snapshot(output, number)
     except (FileNotFoundError, OutputError):
         # A run that opens the next epoch meanwhile also tidies up after this one.
         if newest(output) == number:
             raise
-    return look(output)
+    return read_snapshot(output)
 
 
-def _look_at(output: Location, number: int) -> Standing:
+def _read_snapshot(output: Location, number: int) -> Snapshot:
     if not number:
         _check_unused(output)
-        return Standing()
+        return Snapshot()
     record = output.at(EPOCHS, f"{number:08d}.parquet")
     holder, fingerprint, opened, form, before = _read_record(record)
     name = f"{number:08d}-{holder}"
     fresh = _load_markers(output, name)
-    return Standing(
+    return Snapshot(
         number=number,
         holder=holder,
         fingerprint=fingerprint,
@@ -160,7 +161,7 @@ def _look_at(output: Location, number: int) -> Standing:
     )
 
 
-def next_epoch(output: Location, after: Standing, fingerprint: Fingerprint) -> Epoch:
+def next_epoch(output: Location, after: Snapshot, fingerprint: Fingerprint) -> Epoch:
     """What may be opened; parts can be written for it beforehand, and nobody sees them."""
     return Epoch(
         output=output,

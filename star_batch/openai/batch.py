@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from star_batch.commit.layout import Commit, delete
+from star_batch.commit.layout import ERROR_FILE, OUTPUT_FILE, REQUESTS, delete
+from star_batch.commit.markers import Commit
 from star_batch.commit.parts import read_parts
 from star_batch.config import Input, JobConfig
 from star_batch.errors import InputError, NotFinite, OutputError, Quarantined
@@ -26,10 +27,6 @@ from star_batch.openai.request import COLUMNS, to_row
 from star_batch.storage.location import Location, failing_as
 
 logger = logging.getLogger(__name__)
-
-REQUESTS = "_requests"
-OUTPUT_FILE = "output.jsonl"
-ERROR_FILE = "errors.jsonl"
 
 _STAGED = "_STAGED"
 _VERSION = "2"  # raised when the same requests make other rows

@@ -1,6 +1,6 @@
-"""The pipeline moves: records stream from Parquet through engines back to Parquet, on Ray Data.
+"""The pipeline moves: records stream from the input through engines to the output, on Ray Data.
 
-Ray lives here and nowhere below.
+Ray lives here and nowhere below. This door imports none of it; it only sets what Ray and others read when they are.
 """
 
 import os
@@ -12,9 +12,3 @@ from star_batch.home import caches_elsewhere
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Other libraries read then where their files lie; here, because each process of a cluster comes by.
 os.environ.update(caches_elsewhere(os.environ))
-
-from star_batch.metrics import Progress
-from star_batch.pipeline.backend import Backend
-from star_batch.pipeline.run import run
-
-__all__ = ["Backend", "Progress", "run"]

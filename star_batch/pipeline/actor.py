@@ -29,12 +29,12 @@ from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, Quarantined, StarBatchError
 from star_batch.inputs.preprocess import kept_fields, to_records
 from star_batch.metrics import EngineStats
-from star_batch.monitor.export import RayMetrics
+from star_batch.monitor.intervals import Report
 from star_batch.pipeline.attempts import Process, Rows
 from star_batch.pipeline.backend import Backend, Engine
 from star_batch.pipeline.failure_limit import failures
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
-from star_batch.pipeline.reporter import Report
+from star_batch.pipeline.ray_metrics import RayMetrics
 from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Record, to_table
@@ -57,7 +57,7 @@ class ActorSettings:
     sink: AnswersSink
     sampler: Sampler
     monitor: Any = field(repr=False)
-    warden: Any = field(repr=False)
+    coordinator: Any = field(repr=False)
 
 
 def answers_schema(input_schema: pa.Schema, keep_columns: Sequence[str]) -> pa.Schema:
@@ -72,7 +72,7 @@ class EngineActor:
         self._settings = settings
         actor = ray.get_runtime_context().get_actor_id()
         process = Process(actor, uuid.uuid4().hex)
-        self._quarantine = Quarantine(settings.warden, process, settings.config.cluster.windows)
+        self._quarantine = Quarantine(settings.coordinator, process, settings.config.cluster.windows)
         self._num_open = 0
         self._num_running = 0
         self._failed_before = EngineStats()
@@ -177,7 +177,7 @@ class EngineActor:
 
     async def _count(self, rows: pa.Table, answers: list[Answer]) -> None:
         failed = failures(answers)
-        self._settings.warden.count.remote(len(answers) - len(failed), failed)
+        self._settings.coordinator.count.remote(len(answers) - len(failed), failed)
         self._errors = self._errors + Counter(failure.kind for failure in failed)
         num_quarantined = sum(failure.kind == Quarantined.kind for failure in failed)
         self._fetch_seconds += sum(rows["fetch_seconds"].to_pylist())

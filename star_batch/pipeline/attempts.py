@@ -28,7 +28,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class Dispatch:
     """What is to be done with the rows of a window.
 
     `is_safe`: run them as they are, beside other windows; they are written down already. Otherwise each piece
@@ -40,7 +40,7 @@ class Orders:
     quarantined: Mapping[str, str] = field(default_factory=dict)
 
 
-class Ledger:
+class Attempts:
     """Every row is in at most one attempt at a time; a row's limit never grows, so everything comes to an end."""
 
     def __init__(self, max_attempts: int) -> None:
@@ -55,20 +55,20 @@ class Ledger:
         self.deaths = 0
         self.last_words = ""
 
-    def open(self, process: Process, ids: Rows, rumour: str = "") -> Orders:
+    def open(self, process: Process, ids: Rows, hearsay: str = "") -> Dispatch:
         """A window arrives in a process; if no row of it is a suspect it counts as begun.
 
-        `rumour` is what others say of a death that was not heard of before.
+        `hearsay` is what others say of a death that was not heard of before.
         """
         for holder in {self._holders.get(id, process) for id in ids} - {process}:
-            self._bury(holder, rumour)
+            self._mark_dead(holder, hearsay)
         quarantined = {id: self._verdict(id) for id in ids if self._deaths_alone[id] >= self._max_attempts}
         suspects = [id for id in ids if id in self._limits]
         if suspects:
             rest = [id for id in ids if id not in quarantined]
-            return Orders(pieces=tuple(cut(rest, self._limits)), is_safe=False, quarantined=quarantined)
+            return Dispatch(pieces=tuple(cut(rest, self._limits)), is_safe=False, quarantined=quarantined)
         self._write_down(process, ids)
-        return Orders(pieces=(ids,) if ids else ())
+        return Dispatch(pieces=(ids,) if ids else ())
 
     def begin(self, process: Process, ids: Rows) -> None:
         """These rows run alone in the process: whatever it had begun before is finished, also if that was not heard."""
@@ -105,8 +105,8 @@ class Ledger:
         for id in ids:
             self._holders.pop(id, None)
 
-    def _bury(self, process: Process, rumour: str) -> None:
-        attempts, self.last_words = self._forget(process), self._words.pop(process, rumour)
+    def _mark_dead(self, process: Process, hearsay: str) -> None:
+        attempts, self.last_words = self._forget(process), self._words.pop(process, hearsay)
         self.deaths += 1
         self._deaths_in_a_row[process.actor] += 1
         for ids in attempts:

@@ -21,7 +21,7 @@ from star_batch.inputs.sources import Sources
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.devices import Place, find_place
-from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_warden
+from star_batch.pipeline.quarantine import TaskQuarantine, log_deaths, start_coordinator
 from star_batch.pipeline.read import read_dataset
 from star_batch.pipeline.sink import AnswersSink
 from star_batch.report.samples import Sampler
@@ -57,24 +57,24 @@ def answer_all(work: Work) -> None:
     """
     place = find_place(work.config, is_own_ray=work.is_own_ray)
     output = work.config.output
-    warden = start_warden(work.config.faults)
+    coordinator = start_coordinator(work.config.faults)
     rows = read_dataset(work.plan, rows_per_task=output.rows_per_file)
     rows.context.execution_no_progress_timeout_s = longest_silence(work.config.faults)
     few = rows.repartition(target_num_rows_per_block=output.rows_per_file, strict=True)
     prepared = few.map_batches(
         preprocess_block,
-        fn_kwargs={"stage": _preprocess(work), "pieces": TaskQuarantine(warden).pieces},
+        fn_kwargs={"stage": _preprocess(work), "pieces": TaskQuarantine(coordinator).pieces},
         batch_size=None,
         batch_format="pyarrow",
         udf_modifying_row_count=False,
     )
     sink = AnswersSink(work.epoch, work.schema, output.rows_per_file)
     try:
-        _answered(work, place, prepared, sink, warden).write_datasink(
+        _answered(work, place, prepared, sink, coordinator).write_datasink(
             sink, ray_remote_args={"num_cpus": _CPUS_PER_WRITE}
         )
     finally:
-        log_deaths(warden)
+        log_deaths(coordinator)
 
 
 def _preprocess(work: Work) -> Preprocess:
@@ -84,7 +84,7 @@ def _preprocess(work: Work) -> Preprocess:
 
 
 def _answered(
-    work: Work, place: Place, prepared: "ray.data.Dataset", sink: AnswersSink, warden: Any
+    work: Work, place: Place, prepared: "ray.data.Dataset", sink: AnswersSink, coordinator: Any
 ) -> "ray.data.Dataset":
     cluster = work.config.cluster
     rows_per_window = min(cluster.rows_per_window, work.config.output.rows_per_file)
@@ -96,7 +96,7 @@ def _answered(
         sink=sink,
         sampler=work.sampler,
         monitor=work.monitor,
-        warden=warden,
+        coordinator=coordinator,
     )
     low, high = cluster.actor_range
     # One more than the engine works on: it waits at the door.

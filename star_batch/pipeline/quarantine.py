@@ -1,6 +1,6 @@
-"""Keeps a row that kills its process from killing the job: an actor asks the warden before its engine gets rows.
+"""Keeps a row that kills its process from killing the job: an actor asks the coordinator before its engine gets rows.
 
-The warden is one small process beside the driver, with the job's ledger and its budget of failed rows. Rows
+The coordinator is one small process beside the driver, with the job's attempts and its budget of failed rows. Rows
 that it knows nothing bad about run beside others; suspects have their process to themselves, piece by piece.
 Knows no table and no engine.
 """
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from star_batch.config import Faults
 from star_batch.errors import ClusterError, Quarantined, TooManyFailed
-from star_batch.pipeline.attempts import Ledger, Orders, Process, Rows
+from star_batch.pipeline.attempts import Attempts, Dispatch, Process, Rows
 from star_batch.pipeline.failure_limit import Budget, Failure
 from star_batch.pipeline.memory import Witness
 from star_batch.records import Answer
@@ -50,17 +50,17 @@ def is_device_failure(error: RuntimeError) -> bool:
     return is_named and not any(mark in words for mark in _LASTING_FAILURES)
 
 
-class Warden:
-    """Wrapped into a Ray actor by `start_warden`."""
+class Coordinator:
+    """Wrapped into a Ray actor by `start_coordinator`."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._ledger = Ledger(faults.max_attempts)
+        self._attempts = Attempts(faults.max_attempts)
         self._budget = Budget(faults.max_failed)
         self._witness = Witness()
 
-    def open(self, process: Process, ids: Rows) -> Orders:
-        """See `Ledger.open`.
+    def open(self, process: Process, ids: Rows) -> Dispatch:
+        """See `Attempts.open`.
 
         Raises:
             TooManyFailed: the budget is spent.
@@ -68,47 +68,47 @@ class Warden:
         """
         if (verdict := self._budget.verdict()) is not None:
             raise TooManyFailed(verdict)
-        orders = self._ledger.open(process, ids, self._witness.words())
-        deaths = self._ledger.deaths_in_a_row(process.actor)
+        dispatch = self._attempts.open(process, ids, self._witness.words())
+        deaths = self._attempts.deaths_in_a_row(process.actor)
         if deaths >= self._faults.max_deaths_in_a_row:
-            words = self._ledger.last_words
+            words = self._attempts.last_words
             raise ClusterError(
                 f"{_name(process)} died {deaths} times in a row and finished nothing in between"
                 f"{f' ({words})' if words else ''}: its machine or the model is at fault rather than a row"
             )
-        return orders
+        return dispatch
 
     def begin(self, process: Process, ids: Rows) -> None:
-        self._ledger.begin(process, ids)
+        self._attempts.begin(process, ids)
 
     def finish(self, process: Process, ids: Rows) -> None:
-        self._ledger.finish(process, ids)
+        self._attempts.finish(process, ids)
 
     def leave(self, process: Process, words: str) -> None:
-        self._ledger.leave(process, words)
+        self._attempts.leave(process, words)
 
     def count(self, answered: int, failed: Sequence[Failure]) -> None:
         self._budget.add(answered, failed)
 
     def deaths(self) -> int:
-        return self._ledger.deaths
+        return self._attempts.deaths
 
 
 def _name(process: Process) -> str:
     return "preprocessing" if process.actor == _IN_TASKS else "an engine"
 
 
-def start_warden(faults: Faults) -> Any:
-    """A handle that can be sent to actors; the warden lives where the driver lives, and no shorter."""
+def start_coordinator(faults: Faults) -> Any:
+    """A handle that can be sent to actors; the coordinator lives where the driver lives, and no shorter."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Warden)
+    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Coordinator)
     return remote.remote(faults)
 
 
-def log_deaths(warden: Any) -> None:
+def log_deaths(coordinator: Any) -> None:
     """Say how often rows had to be repeated because a process died."""
     with contextlib.suppress(ray.exceptions.RayError):
-        if deaths := ray.get(warden.deaths.remote(), timeout=_PATIENCE_SECONDS):
+        if deaths := ray.get(coordinator.deaths.remote(), timeout=_PATIENCE_SECONDS):
             times = "once" if deaths == 1 else f"{deaths} times"
             logger.warning("a worker died %s; what it was at was done again", times)
 
@@ -116,8 +116,8 @@ def log_deaths(warden: Any) -> None:
 class Quarantine:
     """One actor's side: at most `windows` windows at a time, and suspects alone."""
 
-    def __init__(self, warden: Any, process: Process, windows: int) -> None:
-        self._warden = warden
+    def __init__(self, coordinator: Any, process: Process, windows: int) -> None:
+        self._coordinator = coordinator
         self._process = process
         self._windows = windows
         self._permits = asyncio.Semaphore(windows)
@@ -126,16 +126,16 @@ class Quarantine:
     async def answer(self, ids: Rows, run: Run) -> list[Answer]:
         """Answers in the order of `ids`; a row that has proved deadly gets an error and is not run."""
         async with self._permits:
-            orders: Orders = await _reply(self._warden.open.remote(self._process, ids))
-            if orders.is_safe:
+            dispatch: Dispatch = await _reply(self._coordinator.open.remote(self._process, ids))
+            if dispatch.is_safe:
                 return await self._finished(ids, run)
         async with self._alone():
-            return await self._in_pieces(ids, orders, run)
+            return await self._in_pieces(ids, dispatch, run)
 
-    async def _in_pieces(self, ids: Rows, orders: Orders, run: Run) -> list[Answer]:
-        answers = {id: Answer.failed(id, Quarantined(why)) for id, why in orders.quarantined.items()}
-        for piece in orders.pieces:
-            await _reply(self._warden.begin.remote(self._process, piece))
+    async def _in_pieces(self, ids: Rows, dispatch: Dispatch, run: Run) -> list[Answer]:
+        answers = {id: Answer.failed(id, Quarantined(why)) for id, why in dispatch.quarantined.items()}
+        for piece in dispatch.pieces:
+            await _reply(self._coordinator.begin.remote(self._process, piece))
             answers.update(zip(piece, await self._finished(piece, run), strict=True))
         return [answers[id] for id in ids]
 
@@ -143,7 +143,7 @@ class Quarantine:
         if not ids:
             return []
         answers = await run(ids)
-        self._warden.finish.remote(self._process, ids)
+        self._coordinator.finish.remote(self._process, ids)
         return answers
 
     @contextlib.asynccontextmanager
@@ -159,10 +159,10 @@ class Quarantine:
                 self._permits.release()
 
     def leave(self, words: str) -> None:
-        """End this process so that a fresh one takes over; its rows are in the ledger already."""
+        """End this process so that a fresh one takes over; its rows are written down already."""
         logger.error("leaving: %s", words)
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            self._warden.leave.remote(self._process, words).future().result(_PATIENCE_SECONDS)
+            self._coordinator.leave.remote(self._process, words).future().result(_PATIENCE_SECONDS)
         os._exit(1)
 
 
@@ -170,21 +170,21 @@ class Quarantine:
 class TaskQuarantine:
     """The same for what runs in tasks, one after the other: an image can kill the process that decodes it, too."""
 
-    warden: Any
+    coordinator: Any
 
     def pieces(self, ids: Rows) -> Iterator[tuple[Rows, str | None]]:
         """What to work on, in this order, each before the next is asked for; with a reason: what not to touch."""
         # Names of their own, as the same rows are at work in an actor later; and every task is a process.
         names = {f"{_IN_TASKS}:{id}": id for id in ids}
         process = Process(_IN_TASKS, uuid.uuid4().hex)
-        orders: Orders = ray.get(self.warden.open.remote(process, tuple(names)))
-        for name, why in orders.quarantined.items():
+        dispatch: Dispatch = ray.get(self.coordinator.open.remote(process, tuple(names)))
+        for name, why in dispatch.quarantined.items():
             yield (names[name],), why
-        for piece in orders.pieces:
-            if not orders.is_safe:
-                ray.get(self.warden.begin.remote(process, piece))
+        for piece in dispatch.pieces:
+            if not dispatch.is_safe:
+                ray.get(self.coordinator.begin.remote(process, piece))
             yield tuple(names[name] for name in piece), None
-            self.warden.finish.remote(process, piece)
+            self.coordinator.finish.remote(process, piece)
 
 
 async def _reply(sent: Any) -> Any:

@@ -6,14 +6,12 @@ Knows no Ray; what is on the page is the report's business.
 import logging
 from dataclasses import replace
 
-from star_batch.commit.layout import read_run
+from star_batch.commit.layout import REPORT, read_run
 from star_batch.report import Report, render
 from star_batch.report.samples import read_samples
 from star_batch.storage.location import Location
 
 logger = logging.getLogger(__name__)
-
-REPORT = "report.html"
 
 
 def publish(output: Location, report: Report, fingerprint: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from star_batch.commit.clearing import clear
-from star_batch.commit.snapshots import look, next_epoch, open_epoch
+from star_batch.commit.snapshots import next_epoch, open_epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import OutputError
 from star_batch.openai.batch import stage
-from star_batch.pipeline.sink import commit_rows
 from star_batch.storage.location import Location
 from tests.pipeline.samples import job
 from tests.pipeline.test_crashes import Bench
@@ -34,7 +34,7 @@ def put(output: Location, *names: str) -> None:
 def test_own_files_of_earlier_epochs_go_and_no_others(output: Location) -> None:
     commit_rows(opened(output), answers("a"))
     [part] = output.at("answers").files()
-    later = next_epoch(output, look(output), FINGERPRINT)
+    later = next_epoch(output, read_snapshot(output), FINGERPRINT)
     open_epoch(later, (), FINGERPRINT)
     before = set(output.files())
     commit_rows(later, answers("b"))
@@ -46,7 +46,7 @@ def test_own_files_of_earlier_epochs_go_and_no_others(output: Location) -> None:
     put(output, *foreign)
     clear(output, before=later.number)
     assert set(output.files()) == kept | set(foreign)
-    assert look(output).rows == 1
+    assert read_snapshot(output).rows == 1
 
 
 @pytest.mark.parametrize("is_batch_again", [False, True])
@@ -94,4 +94,4 @@ def test_a_stranger_among_the_answers_is_named_before_anything_is_cleared(tmp_pa
     assert bench.run(config=anew) == OutputError.exit_code
     assert "answers/mine.parquet is not a file of this tool" in Path(f"{bench.log}.errors").read_text()
     assert bench.output.at("answers").files() == before
-    assert look(bench.output).is_complete
+    assert read_snapshot(bench.output).is_complete

@@ -5,14 +5,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_batch.commit.digests import Digests, digest_ids, joined
-from star_batch.commit.finalise import Expected, finalise, read_summary
+from star_batch.commit.finalise import Expected
 from star_batch.commit.history import Recorder
-from star_batch.commit.snapshots import Epoch, look, newest
+from star_batch.commit.snapshots import Epoch, newest, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary
-from star_batch.pipeline.sink import commit_rows
+from star_batch.report.numbers import read_summary
 from star_batch.storage.location import Location
 from tests.commit.test_history import totals
+from tests.pipeline.samples import complete
 from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 IDS = [f"row-{n:04d}" for n in range(4)]
@@ -37,7 +39,7 @@ def ids() -> Digests:
 
 
 def finish(output: Location, ids: Digests) -> Summary:
-    return finalise(output, Expected(ids=ids, epoch=newest(output), fingerprint=FINGERPRINT), lambda: None)
+    return complete(output, Expected(ids=ids, epoch=newest(output), fingerprint=FINGERPRINT))
 
 
 def test_a_complete_output(output: Location, epoch: Epoch, ids: Digests) -> None:
@@ -104,7 +106,7 @@ def test_work_that_was_cut_again_in_another_way_counts_once(output: Location, ep
     """Nothing in this pipeline does it, but nothing else in it would notice."""
     commit_rows(epoch, answers(*IDS[:3], failed=2))
     commit_rows(epoch, answers(*IDS[1:]))
-    assert look(output).rows == 6
+    assert read_snapshot(output).rows == 6
     with Recorder(output=output, run=epoch.number, totals=totals):
         pass
     summary = finish(output, ids)
@@ -139,10 +141,10 @@ def test_a_part_that_is_not_what_its_marker_says(
     output: Location, epoch: Epoch, ids: Digests, content: bytes | None, words: str
 ) -> None:
     commit_rows(epoch, answers(*IDS))
-    part = output.at(look(output).commits[0].file)
+    part = output.at(read_snapshot(output).commits[0].file)
     if content == b"other":
         commit_rows(epoch, answers("x"))
-        content = next(output.at(c.file).read_bytes() for c in look(output).commits if c.rows == 1)
+        content = next(output.at(c.file).read_bytes() for c in read_snapshot(output).commits if c.rows == 1)
         output.at(
             "_commits", next(n for n in output.at("_commits").files() if len(n) and _rows(output, n) == 1)
         ).delete()
@@ -161,5 +163,5 @@ def test_another_run_has_come_in_between(output: Location, epoch: Epoch, ids: Di
     expected = Expected(ids=ids, epoch=epoch.number, fingerprint=FINGERPRINT)
     opened(output)
     with pytest.raises(LeaseLost):
-        finalise(output, expected, lambda: None)
+        complete(output, expected)
     assert not output.at("_SUCCESS").exists()

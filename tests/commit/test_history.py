@@ -7,10 +7,10 @@ import pytest
 
 from star_batch.commit.history import Recorder, read_history, without_pauses
 from star_batch.commit.layout import RUNS
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.metrics import EngineStats
-from star_batch.pipeline.reporter import THROUGHPUT_SCHEMA, Interval, Totals
-from star_batch.pipeline.sink import commit_rows
+from star_batch.monitor.intervals import THROUGHPUT_SCHEMA, Interval, Totals
 from star_batch.storage.location import Location
 from tests.pipeline.test_sink import answers, opened
 
@@ -55,7 +55,7 @@ def test_a_run_that_was_killed_was_at_work_until_its_last_commit(
         Recorder(output=output, run=1, totals=totals, _started=100.0)._write(totals())
     assert read_history(output, ()).wall_seconds == pytest.approx(0.0)
     commit_rows(opened(output), answers("x"))
-    [commit] = look(output).commits
+    [commit] = read_snapshot(output).commits
     assert read_history(output, [commit]).wall_seconds == pytest.approx(commit.at - 100.0)
 
 

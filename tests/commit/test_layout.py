@@ -11,10 +11,10 @@ from star_batch.commit.digests import digest_ids, joined
 from star_batch.commit.fingerprint import Fingerprint
 from star_batch.commit.layout import amend, begin, read_run
 from star_batch.commit.parts import read_part, without_failed
-from star_batch.commit.snapshots import Standing, check_fingerprint, ids_of, look, next_epoch, open_epoch
+from star_batch.commit.snapshots import Snapshot, check_fingerprint, ids_of, next_epoch, open_epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.pipeline.provenance import provenance
-from star_batch.pipeline.sink import commit_rows
 from star_batch.storage.location import Location
 from tests.pipeline.samples import job
 from tests.pipeline.test_sink import FINGERPRINT, answers, opened
@@ -26,7 +26,7 @@ def output(tmp_path: Path) -> Location:
 
 
 def test_an_output_that_is_not_there_is_empty(output: Location) -> None:
-    assert look(output) == Standing()
+    assert read_snapshot(output) == Snapshot()
     assert output.files() == []
 
 
@@ -36,15 +36,15 @@ def test_what_is_committed_is_found_again(output: Location) -> None:
     commit_rows(epoch, answers("c"))
     later = opened(output)
     commit_rows(later, answers("d"))
-    found = look(output)
+    found = read_snapshot(output)
     assert sorted(ids_of(found.commits).tolist()) == sorted(digest_ids([id])[:16] for id in "abcd")
     assert (found.rows, found.answered, found.failed) == (4, 3, 1)
     assert [commit.rows for commit in found.recent] == [1]
     assert not found.is_complete
     output.at("_SUCCESS").write_bytes(epoch.name.encode())
-    assert not look(output).is_complete  # of an earlier epoch
+    assert not read_snapshot(output).is_complete  # of an earlier epoch
     output.at("_SUCCESS").write_bytes(later.name.encode())
-    assert look(output).is_complete
+    assert read_snapshot(output).is_complete
 
 
 @pytest.mark.parametrize("at_work", ["the first epoch", "the next epoch"])
@@ -64,12 +64,12 @@ def test_whoever_looks_while_an_epoch_is_opened_sees_what_counts(
         return old
 
     monkeypatch.setattr(epochs, "newest", newest)
-    found = look(output)
+    found = read_snapshot(output)
     assert (found.number, len(found.recent)) == (old + 1, 1)
 
 
 def test_two_cannot_open_one_epoch(output: Location) -> None:
-    seen = look(output)
+    seen = read_snapshot(output)
     one, other = (next_epoch(output, seen, FINGERPRINT) for _ in range(2))
     open_epoch(one, (), FINGERPRINT)
     open_epoch(one, (), FINGERPRINT)  # as after a lost reply
@@ -81,10 +81,10 @@ def test_rows_that_failed_can_be_left_out(output: Location) -> None:
     commit_rows(opened(output), answers("a", "b", "c", failed=2))
     commit_rows(opened(output), answers("d", failed=1))
     commit_rows(opened(output), answers("e"))
-    seen = look(output)
+    seen = read_snapshot(output)
     epoch = next_epoch(output, seen, FINGERPRINT)
     open_epoch(epoch, without_failed(epoch, seen.commits, ids_of(seen.commits)), FINGERPRINT)
-    found = look(output)
+    found = read_snapshot(output)
     assert (found.rows, found.answered, found.failed) == (2, 2, 0)
     assert ids_of(found.commits).tobytes() == digest_ids(["c", "e"])
 
@@ -92,7 +92,7 @@ def test_rows_that_failed_can_be_left_out(output: Location) -> None:
 def test_of_rows_that_failed_only_those_that_can_be_asked_again_are_left_out(output: Location) -> None:
     commit_rows(opened(output), answers("a", "b", "c", failed=2))
     commit_rows(opened(output), answers("d", failed=1))
-    seen = look(output)
+    seen = read_snapshot(output)
     epoch = next_epoch(output, seen, FINGERPRINT)
     kept = without_failed(epoch, seen.commits, joined([digest_ids(["b", "c"])]))
     assert sorted(ids_of(kept)) == sorted(joined([digest_ids(["a", "c", "d"])]))
@@ -103,7 +103,7 @@ def test_another_job_is_refused_and_told_the_difference(output: Location) -> Non
     opened(output)
     other = Fingerprint({"pruning.keep": 0.25, "model.dtype": "auto"})
     with pytest.raises(OutputError) as caught:
-        check_fingerprint(output, look(output).fingerprint, other)
+        check_fingerprint(output, read_snapshot(output).fingerprint, other)
     assert str(caught.value) == (
         f"{output.url} holds answers of another job (pruning.keep: 0.5 there, 0.25 here): "
         "choose another output, or say overwrite"
@@ -114,7 +114,7 @@ def test_answers_without_a_record_are_refused(output: Location) -> None:
     commit_rows(opened(output), answers("a"))
     output.at("_epochs", "00000001.parquet").delete()
     with pytest.raises(OutputError, match=r"holds answers but no _epochs"):
-        look(output)
+        read_snapshot(output)
 
 
 @pytest.mark.parametrize("name", ["_commits/{}-x.json", "_epochs/00000002.parquet"])
@@ -122,7 +122,7 @@ def test_what_is_damaged_is_named(output: Location, name: str) -> None:
     place = name.format(opened(output).name)
     output.at(place).write_bytes(b"{")
     with pytest.raises(OutputError, match=f"{place} is damaged"):
-        look(output)
+        read_snapshot(output)
 
 
 def test_an_unwritable_output_says_so(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_marker_that_cannot_be_true_is_damaged(output: Location, name: str, va
     marker = marker_of(output)
     marker.write_bytes(json.dumps(json.loads(marker.read_bytes()) | {name: value}).encode())
     with pytest.raises(OutputError, match=r"_commits/.*\.json is damaged"):
-        look(output)
+        read_snapshot(output)
 
 
 @pytest.mark.parametrize("content", [DEEP, b"[]", b"null", b"\xff", b""])
@@ -178,7 +178,7 @@ def test_a_marker_that_is_none_is_damaged(output: Location, content: bytes) -> N
     commit_rows(opened(output), answers("a"))
     marker_of(output).write_bytes(content)
     with pytest.raises(OutputError, match=r"_commits/.*\.json is damaged"):
-        look(output)
+        read_snapshot(output)
 
 
 def test_a_marker_of_before_sizes_is_read(output: Location) -> None:
@@ -187,7 +187,7 @@ def test_a_marker_of_before_sizes_is_read(output: Location) -> None:
     values = json.loads(marker.read_bytes())
     del values["size"]
     marker.write_bytes(json.dumps(values).encode())
-    assert [commit.size for commit in look(output).commits] == [None]
+    assert [commit.size for commit in read_snapshot(output).commits] == [None]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_record_of_columns_that_cannot_be_true_is_damaged(output: Location, co
 
     change_record(output, change)
     with pytest.raises(OutputError, match=r"_epochs/00000002\.parquet is damaged"):
-        look(output)
+        read_snapshot(output)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_record_that_says_what_cannot_be_true_is_damaged(output: Location, nam
 
     change_record(output, change)
     with pytest.raises(OutputError, match=r"_epochs/00000002\.parquet is damaged"):
-        look(output)
+        read_snapshot(output)
 
 
 def change_record(output: Location, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -233,7 +233,7 @@ def change_record(output: Location, change: Callable[[pa.Table], pa.Table]) -> N
 def test_a_file_that_is_named_unlike_a_record_is_none(output: Location, name: str) -> None:
     opened(output)
     output.at("_epochs", f"{name}.parquet").write_bytes(b"")
-    assert look(output).number == 1
+    assert read_snapshot(output).number == 1
 
 
 def changed(column: str, values: pa.Array) -> Callable[[pa.Table], pa.Table]:
@@ -257,7 +257,7 @@ DAMAGES: dict[str, Callable[[pa.Table], pa.Table]] = {
 @pytest.mark.parametrize("columns", [None, ["id", "answer", "error"]])
 def test_a_part_of_other_columns_is_damaged(output: Location, damage: str, columns: list[str] | None) -> None:
     commit_rows(opened(output), answers("a"))
-    [commit] = look(output).commits
+    [commit] = read_snapshot(output).commits
     part = output.at(commit.file).path
     pq.write_table(DAMAGES[damage](pq.read_table(part)), part)
     with pytest.raises(OutputError, match=r"is damaged: delete it, then run the same command again"):
@@ -266,7 +266,7 @@ def test_a_part_of_other_columns_is_damaged(output: Location, damage: str, colum
 
 def test_a_part_with_a_byte_that_has_changed_is_named(output: Location) -> None:
     commit_rows(opened(output), answers(*(f"row-{n}" for n in range(100))))
-    [commit] = look(output).commits
+    [commit] = read_snapshot(output).commits
     part = output.at(commit.file)
     whole, said = part.read_bytes(), []
     for at in range(4, len(whole), 97):

@@ -12,13 +12,14 @@ import ray
 
 from star_batch.commit.audit import status, verify
 from star_batch.commit.digests import digest_ids
-from star_batch.commit.layout import Commit
-from star_batch.commit.losses import look_closely, loss_words
-from star_batch.commit.snapshots import look, open_epoch
+from star_batch.commit.losses import loss_words, read_checked
+from star_batch.commit.markers import Commit
 from star_batch.commit.snapshots import next_epoch as following
+from star_batch.commit.snapshots import open_epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import ClusterError
-from star_batch.pipeline import run
-from star_batch.pipeline.sink import commit_rows
+from star_batch.inputs.comparison import compare
+from star_batch.pipeline.job import run
 from star_batch.storage.location import Location
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write
@@ -42,8 +43,8 @@ def committed(output: Location) -> tuple[Commit, ...]:
     commit_rows(opened(output), answers("a", "b"))
     commit_rows(opened(output), answers("c"))
     commit_rows(opened(output), answers("d"))
-    assert look_closely(output) == look(output)
-    return look(output).commits
+    assert read_checked(output) == read_snapshot(output)
+    return read_snapshot(output).commits
 
 
 @pytest.mark.parametrize("has_size", [True, False])
@@ -56,12 +57,12 @@ def test_a_part_that_is_not_whole_is_lost(output: Location, harm: str, number: i
             values = json.loads(output.at("_commits", marker).read_bytes())
             del values["size"]
             output.at("_commits", marker).write_bytes(json.dumps(values).encode())
-        seen = look(output)
+        seen = read_snapshot(output)
         kept = [replace(commit, size=None) for commit in seen.commits]
         open_epoch(following(output, seen, FINGERPRINT), kept, FINGERPRINT)
-        commits = look(output).commits
+        commits = read_snapshot(output).commits
     HARMS[harm](output.at(commits[number].file))
-    seen = look_closely(output)
+    seen = read_checked(output)
     assert seen.lost == (commits[number],)
     assert seen.commits == tuple(commit for commit in commits if commit != commits[number])
     assert not seen.is_complete
@@ -71,7 +72,7 @@ def test_a_part_that_is_not_whole_is_lost(output: Location, harm: str, number: i
 def test_lost_parts_of_the_snapshot_do_not_shift_what_is_recent(output: Location) -> None:
     commits = committed(output)
     output.at(commits[0].file).delete()
-    assert look_closely(output).recent == look(output).recent == commits[2:]
+    assert read_checked(output).recent == read_snapshot(output).recent == commits[2:]
 
 
 def test_a_part_that_was_written_again_by_another_tool_is_not_lost(output: Location) -> None:
@@ -79,7 +80,7 @@ def test_a_part_that_was_written_again_by_another_tool_is_not_lost(output: Locat
     path = output.at(commit.file).path
     pq.write_table(pq.read_table(path), path, compression="none")
     assert os.path.getsize(path) != commit.size
-    assert look_closely(output).lost == ()
+    assert read_checked(output).lost == ()
 
 
 def test_verify_names_the_cure_and_status_does_not_call_it_complete(
@@ -102,7 +103,7 @@ def test_a_job_answers_lost_rows_again_and_no_others(tmp_path: Path, harm: str) 
     """Once everything was computed, the run ended with 5, and so did every further one."""
     bench = Bench(tmp_path, str(tmp_path / "out"))
     assert bench.run() == 0
-    HARMS[harm](bench.output.at(look(bench.output).commits[1].file))
+    HARMS[harm](bench.output.at(read_snapshot(bench.output).commits[1].file))
     assert bench.run() == 0
     bench.check()
     assert bench.answered().total() == ROWS + UNIT
@@ -116,13 +117,13 @@ def test_lost_rows_that_are_not_in_the_input_any_more_are_no_dead_end(tmp_path: 
     bench = Bench(tmp_path, str(tmp_path / "out"))
     assert bench.run() == 0
     last = digest_ids([f"row-{ROWS - 1:04d}"])
-    [lost] = [commit for commit in look(bench.output).commits if last in commit.ids]
+    [lost] = [commit for commit in read_snapshot(bench.output).commits if last in commit.ids]
     write(tmp_path / "in.parquet", rows(ROWS - UNIT))
     vanished = bench.config.model_copy(update={"input": bench.config.input.model_copy(update={"vanished": "keep"})})
     bench.output.at(lost.file).delete()
     assert bench.run(config=vanished) == 0
-    assert verify(bench.output, vanished.input).rows == ROWS - UNIT
-    assert verify(bench.output, vanished.input).findings == ()
+    assert compare(bench.output, vanished.input).rows == ROWS - UNIT
+    assert compare(bench.output, vanished.input).findings == ()
 
 
 @pytest.mark.faults

@@ -14,9 +14,10 @@ import pytest
 from star_batch.commit.digests import digest_ids, joined
 from star_batch.commit.parts import read_part, without_failed
 from star_batch.commit.readable import readable, readable_type
-from star_batch.commit.snapshots import PART_FORM, look
+from star_batch.commit.snapshots import PART_FORM, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.pipeline.actor import answers_schema
-from star_batch.pipeline.sink import AnswersSink, commit_rows
+from star_batch.pipeline.sink import AnswersSink
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 from star_batch.report.redraw import redraw
 from star_batch.storage.location import Location
@@ -85,7 +86,7 @@ def kinds_of(output: Location) -> set[str]:
 
 def test_an_output_written_before_is_finished_in_one_schema(resumed: Location) -> None:
     assert kinds_of(resumed) == {"list"}
-    seen = look(resumed)
+    seen = read_snapshot(resumed)
     assert (seen.rows, seen.answered, seen.failed, seen.form, seen.is_complete) == (6, 3, 3, PART_FORM, True)
     written = {
         name: Path(resumed.at("answers", name).path).stat().st_mtime_ns for name in resumed.at("answers").files()
@@ -109,7 +110,7 @@ def test_every_reader_reads_an_output(resumed: Location, tmp_path: Path, reader:
 def test_what_was_finished_before_is_read_as_it_is_and_left_alone(tmp_path: Path) -> None:
     output = Location.of(str(tmp_path))
     begun_before(output)
-    seen = look(output)
+    seen = read_snapshot(output)
     assert seen.form == 1
     table = read_part(output, seen.commits[0], ["id", "label_probabilities"])
     assert sorted(map(str, table["label_probabilities"].to_pylist())) == sorted([str(PAIRS), "None"])
@@ -121,7 +122,7 @@ def test_failed_rows_of_an_output_written_before_are_answered_again(tmp_path: Pa
     output = Location.of(str(tmp_path))
     begun_before(output)
     epoch = opened(output)
-    kept = without_failed(epoch, look(output).commits, IDS)
+    kept = without_failed(epoch, read_snapshot(output).commits, IDS)
     assert [commit.rows for commit in kept] == [1, 1]
     assert all(pq.read_schema(output.at(c.file).path).equals(ANSWER_SCHEMA) for c in kept)
 

@@ -259,7 +259,7 @@ def test_joining_a_cluster_without_the_package(environment: dict[str, str], tmp_
 ON_GPUS = """
 import sys
 import ray
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job
 

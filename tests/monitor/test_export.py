@@ -12,7 +12,7 @@ from star_batch.errors import ClusterError, ConfigError, InputError, OutputError
 from star_batch.metrics import Progress, Summary
 from star_batch.monitor.export import endpoint, push
 from star_batch.monitor.prometheus import OUTCOME, SUMMARY
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.monitoring.servers import answers, free_port, pushgateway, read
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write
@@ -99,7 +99,7 @@ def test_progress_is_told_before_ray_is_started_and_after_all_is_checked(
         ]
         raise ClusterError("no Ray today")
 
-    monkeypatch.setattr(sys.modules["star_batch.pipeline.run"], "connected", connected)
+    monkeypatch.setattr(sys.modules["star_batch.pipeline.job"], "connected", connected)
     write(out / "answers" / "foreign.parquet", rows(1))
     with pytest.raises(OutputError):
         run(job(source, out), backend=FAKE, on_progress=told.append)

@@ -13,7 +13,8 @@ import pytest
 from star_batch.config import JobConfig, parse_config
 from star_batch.demo.dataset import write_parquet
 from star_batch.metrics import Summary
-from star_batch.pipeline import Backend, run
+from star_batch.pipeline.backend import Backend
+from star_batch.pipeline.job import run
 from tests.monitoring import held, manifests
 from tests.monitoring.servers import Prometheus, free_port, prometheus, pushgateway, wait_for
 

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import InputError
 from star_batch.inputs.planning import ID_COLUMN, distinct, plan_input, read_rows
 from star_batch.openai import batch as openai_batch
 from star_batch.openai.batch import stage, write_results
 from star_batch.openai.files import find_files
-from star_batch.pipeline.sink import commit_rows
 from star_batch.records import Answer, to_table
 from star_batch.storage.location import Location
 from tests.conftest import BUCKET
@@ -127,7 +127,7 @@ def finished(output: Location) -> list[dict[str, Any]]:
     ]
     table = to_table(answers, model="m", fingerprint=FINGERPRINT.digest)
     commit_rows(opened(output), table.append_column("custom_id", pa.array(["a", "b", None, "c"])))
-    write_results(output, look(output).commits)
+    write_results(output, read_snapshot(output).commits)
     read = [output.at(name).read_bytes().decode().splitlines() for name in ("output.jsonl", "errors.jsonl")]
     assert [len(part) for part in read] == [1, 3]
     return [json.loads(line) for part in read for line in part]
@@ -166,7 +166,7 @@ def test_every_line_is_one_line_of_json_whatever_an_answer_holds(tmp_path: Path)
     ]
     table = to_table(answers, model=hostile, fingerprint=FINGERPRINT.digest)
     commit_rows(opened(output), table.append_column("custom_id", pa.array([hostile, hostile])))
-    write_results(output, look(output).commits)
+    write_results(output, read_snapshot(output).commits)
     for name in ("output.jsonl", "errors.jsonl"):
         [line] = (tmp_path / name).read_text(encoding="utf-8").splitlines()
         found = json.loads(line, parse_constant=pytest.fail)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import StarBatchError
 from star_batch.inputs.planning import ID_COLUMN, read_rows
-from star_batch.pipeline import run
+from star_batch.monitor.intervals import Totals
 from star_batch.pipeline.flow import Work
-from star_batch.pipeline.reporter import Totals
-from star_batch.pipeline.sink import commit_rows
+from star_batch.pipeline.job import run
 from star_batch.records import Answer, to_table
 from star_batch.storage.crashes import VARIABLE
 from tests.pipeline.fakes import FAKE
@@ -50,7 +50,7 @@ def answer_all(work: Work) -> None:
 def be_job(config: JobConfig, environment: Mapping[str, str]) -> None:
     """What a process of `start` does; its exit code is the command line's."""
     os.environ.update(environment)
-    module: Any = sys.modules["star_batch.pipeline.run"]
+    module: Any = sys.modules["star_batch.pipeline.job"]
     module.answer_all = answer_all
     module.connected = lambda *_, **__: contextlib.nullcontext()
     module.start_monitor = lambda: None

@@ -18,8 +18,7 @@ from star_batch.errors import ModelError, PromptTooLong
 from star_batch.inputs.preprocess import Preprocessor
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
-from star_batch.pipeline import Backend
-from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.backend import Backend, Engine
 from star_batch.records import Answer, Picture, Record
 
 SIDE = 8

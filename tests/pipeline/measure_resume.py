@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from star_batch.commit.digests import digest_ids, is_in
 from star_batch.commit.finalise import check_rows
 from star_batch.commit.fingerprint import Fingerprint
-from star_batch.commit.layout import Commit
-from star_batch.commit.snapshots import Epoch, ids_of, look, next_epoch, open_epoch
+from star_batch.commit.markers import Commit
+from star_batch.commit.snapshots import Epoch, ids_of, next_epoch, open_epoch, read_snapshot
 from star_batch.inputs.planning import distinct, plan_input
 from star_batch.storage.location import Location
 from tests.pipeline.samples import input_config
@@ -76,7 +76,7 @@ def resume(folder: str) -> str:
     plan, ids = distinct(plan_input(input_config(f"{folder}/in", id_column="id")), "refuse")
     times.append(time.monotonic())
     output = Location.of(f"{folder}/out")
-    seen = look(output)
+    seen = read_snapshot(output)
     times.append(time.monotonic())
     todo = plan.only(~is_in(ids, ids_of(seen.commits)))
     times.append(time.monotonic())
@@ -91,7 +91,7 @@ def resume(folder: str) -> str:
 def check(folder: str) -> str:
     started = time.monotonic()
     _, ids = distinct(plan_input(input_config(f"{folder}/in", id_column="id")), "refuse")
-    check_rows(look(Location.of(f"{folder}/out")).commits, ids)
+    check_rows(read_snapshot(Location.of(f"{folder}/out")).commits, ids)
     return f"ids of {len(ids):,} rows checked in {time.monotonic() - started:.1f} s"
 
 
@@ -125,11 +125,11 @@ def measure(folder: Path, num_rows: int, share_done: float) -> float:
     done = int(num_rows * share_done)
     write_input(folder / "in", num_rows)
     output = Location.of(str(folder / "out"))
-    epoch = next_epoch(output, look(output), FINGERPRINT)
+    epoch = next_epoch(output, read_snapshot(output), FINGERPRINT)
     open_epoch(epoch, (), FINGERPRINT)
     write_markers(epoch, 0, done)
     peaks = [measured(resume, folder), measured(resume, folder)]
-    seen = look(output)
+    seen = read_snapshot(output)
     write_markers(replace(epoch, number=seen.number, holder=seen.holder), done, num_rows)
     return max(*peaks, measured(check, folder))
 

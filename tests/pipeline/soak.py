@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from star_batch.commit.audit import verify
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
+from star_batch.inputs.comparison import compare
 from star_batch.storage.location import Location
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, write
@@ -49,7 +49,7 @@ def load_noting_engine(config: Any) -> Any:
 
 
 def be_driver(folder: Path) -> None:
-    from star_batch.pipeline import run
+    from star_batch.pipeline.job import run
     from tests.pipeline import soak
 
     run(config(folder), backend=dataclasses.replace(fakes.FAKE, engine=soak.load_noting_engine))
@@ -122,11 +122,12 @@ def soak(folder: Path, seed: int, num_kills: int, num_rows: int) -> bool:
         print((folder / "errors").read_text()[-2000:])
         return False
     output = Location.of(str(folder / "out"))
-    verdict = verify(output, config(folder).input)
+    verdict = compare(output, config(folder).input)
     found = Counter(pq.read_table(folder / "out" / "answers")["id"].to_pylist())
     wanted = set(pq.read_table(source, columns=["id"])["id"].to_pylist())
     print(
-        f"exit code {code}; {dict(kills)} killed in {time.monotonic() - started:.0f} s; {look(output).number} epochs; "
+        f"exit code {code}; {dict(kills)} killed in {time.monotonic() - started:.0f} s; "
+        f"{read_snapshot(output).number} epochs; "
         f"lost {len(wanted - found.keys())}, doubled {sum(count > 1 for count in found.values())}, "
         f"answered {answered(folder).total()} times for {num_rows} rows "
         f"({answered(folder).total() - num_rows} twice, {(answered(folder).total() - num_rows) / kills.total():.0f} "

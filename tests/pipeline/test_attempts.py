@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_batch.pipeline.attempts import Ledger, Process, Rows, cut, most_deaths
+from star_batch.pipeline.attempts import Attempts, Process, Rows, cut, most_deaths
 
 ATTEMPTS = 2
 
@@ -22,8 +22,14 @@ class Actor:
     are the numbers of attempts at which it is killed for nothing.
     """
 
-    def __init__(self, name: str, ledger: Ledger, poison: set[str], accidents: set[int], together: int) -> None:
-        self.name, self.ledger, self.poison, self.accidents, self.together = name, ledger, poison, accidents, together
+    def __init__(self, name: str, attempts: Attempts, poison: set[str], accidents: set[int], together: int) -> None:
+        self.name, self.attempts, self.poison, self.accidents, self.together = (
+            name,
+            attempts,
+            poison,
+            accidents,
+            together,
+        )
         self.num_attempts = 0
         self.deaths = 0
         self.done: dict[str, bool] = {}
@@ -43,16 +49,16 @@ class Actor:
         done: dict[str, bool] = {}
         running: list[Rows] = []
         for ids in block:
-            orders = self.ledger.open(process, ids)
-            if orders.is_safe:
+            dispatch = self.attempts.open(process, ids)
+            if dispatch.is_safe:
                 running.append(ids)
                 continue
             self.finish(process, running)
             running = []
-            for piece in orders.pieces:
-                self.ledger.begin(process, piece)
+            for piece in dispatch.pieces:
+                self.attempts.begin(process, piece)
                 self.finish(process, [piece])
-            done |= dict.fromkeys(orders.quarantined, False)
+            done |= dict.fromkeys(dispatch.quarantined, False)
         self.finish(process, running)
         return {id: True for ids in block for id in ids} | done
 
@@ -61,7 +67,7 @@ class Actor:
         if self.num_attempts in self.accidents or any(self.poison.intersection(ids) for ids in running):
             raise Died
         for ids in running:
-            self.ledger.finish(process, ids)
+            self.attempts.finish(process, ids)
 
 
 def windows_of(sizes: Sequence[int], prefix: str = "") -> list[Rows]:
@@ -81,20 +87,20 @@ def test_the_deadly_rows_and_only_they_are_blamed_after_few_deaths(
     drawn: tuple[list[Rows], set[str], int], max_attempts: int
 ) -> None:
     windows, poison, together = drawn
-    ledger = Ledger(max_attempts)
-    actor = Actor("a", ledger, poison, set(), together)
+    attempts = Attempts(max_attempts)
+    actor = Actor("a", attempts, poison, set(), together)
     actor.work(windows)
     assert {id for id, is_answered in actor.done.items() if not is_answered} == poison
     assert actor.done.keys() == {id for ids in windows for id in ids}
     assert actor.deaths <= len(poison) * most_deaths(max(map(len, windows)), max_attempts)
-    assert ledger.deaths == actor.deaths
+    assert attempts.deaths == actor.deaths
 
 
 @settings(deadline=None)
 @given(jobs(), st.integers(1, 60))
 def test_an_accident_costs_a_retry_and_nobody_is_blamed(drawn: tuple[list[Rows], set[str], int], accident: int) -> None:
     windows, poison, together = drawn
-    actor = Actor("a", Ledger(ATTEMPTS), poison, {accident}, together)
+    actor = Actor("a", Attempts(ATTEMPTS), poison, {accident}, together)
     actor.work(windows)
     assert {id for id, is_answered in actor.done.items() if not is_answered} == poison
     assert actor.deaths <= len(poison) * most_deaths(max(map(len, windows)), ATTEMPTS) + 1
@@ -107,9 +113,9 @@ def test_windows_that_come_back_cut_otherwise_end_all_the_same(seed: int) -> Non
     dice = random.Random(seed)
     ids = [f"{n}" for n in range(100)]
     poison = set(dice.sample(ids, 3))
-    ledger, deaths, done = Ledger(ATTEMPTS), 0, set[str]()
+    attempts, deaths, done = Attempts(ATTEMPTS), 0, set[str]()
     while rest := [id for id in ids if id not in done]:
-        actor = Actor("a", ledger, poison, set(), 4)
+        actor = Actor("a", attempts, poison, set(), 4)
         process = Process("a", str(deaths))
         start = dice.randrange(len(rest))
         window = tuple(dice.sample(rest[start : start + 30], len(rest[start : start + 30])))
@@ -125,48 +131,48 @@ def test_windows_that_come_back_cut_otherwise_end_all_the_same(seed: int) -> Non
 
 
 def test_a_row_beside_other_windows_is_not_alone() -> None:
-    ledger = Ledger(max_attempts=1)
-    ledger.open(Process("a", "1"), ("x",))
-    ledger.open(Process("a", "1"), ("y",))
-    assert not ledger.open(Process("a", "2"), ("x",)).quarantined
-    assert not ledger.open(Process("a", "2"), ("y",)).is_safe
+    attempts = Attempts(max_attempts=1)
+    attempts.open(Process("a", "1"), ("x",))
+    attempts.open(Process("a", "1"), ("y",))
+    assert not attempts.open(Process("a", "2"), ("x",)).quarantined
+    assert not attempts.open(Process("a", "2"), ("y",)).is_safe
 
 
 def test_the_first_death_of_a_row_that_was_alone_counts() -> None:
-    ledger = Ledger(max_attempts=1)
-    ledger.open(Process("a", "1"), ("x",))
-    ledger.leave(Process("a", "1"), "ECC")
-    assert ledger.open(Process("a", "2"), ("x",)).quarantined == {"x": "crashed its worker once: ECC"}
+    attempts = Attempts(max_attempts=1)
+    attempts.open(Process("a", "1"), ("x",))
+    attempts.leave(Process("a", "1"), "ECC")
+    assert attempts.open(Process("a", "2"), ("x",)).quarantined == {"x": "crashed its worker once: ECC"}
 
 
 def test_a_message_that_was_lost_with_its_process_blames_nobody() -> None:
     """The end of `x` was on its way when the next piece killed the process: it had run alone, and was done."""
-    ledger = Ledger(max_attempts=1)
-    ledger.begin(Process("a", "1"), ("x",))
-    ledger.begin(Process("a", "1"), ("y",))
-    assert ledger.open(Process("b", "1"), ("x",)).is_safe
-    assert set(ledger.open(Process("a", "2"), ("x2", "y")).quarantined) == {"y"}
+    attempts = Attempts(max_attempts=1)
+    attempts.begin(Process("a", "1"), ("x",))
+    attempts.begin(Process("a", "1"), ("y",))
+    assert attempts.open(Process("b", "1"), ("x",)).is_safe
+    assert set(attempts.open(Process("a", "2"), ("x2", "y")).quarantined) == {"y"}
 
 
 def test_rows_that_are_finished_may_be_done_again() -> None:
     """Ray makes a block again when the machine that held its answers is gone."""
-    ledger = Ledger(ATTEMPTS)
-    ledger.open(Process("a", "1"), ("x", "y"))
-    ledger.finish(Process("a", "1"), ("x", "y"))
-    assert ledger.open(Process("b", "1"), ("x", "y")).is_safe
-    assert ledger.deaths == 0
+    attempts = Attempts(ATTEMPTS)
+    attempts.open(Process("a", "1"), ("x", "y"))
+    attempts.finish(Process("a", "1"), ("x", "y"))
+    assert attempts.open(Process("b", "1"), ("x", "y")).is_safe
+    assert attempts.deaths == 0
 
 
 def test_deaths_in_a_row_are_an_actors_own() -> None:
-    ledger = Ledger(ATTEMPTS)
+    attempts = Attempts(ATTEMPTS)
     for life in range(3):
-        ledger.open(Process("a", str(life)), ("x",))
-        ledger.begin(Process("a", str(life)), ("x",))
-        ledger.open(Process("b", "1"), (f"y{life}",))
-        ledger.finish(Process("b", "1"), (f"y{life}",))
-    assert (ledger.deaths_in_a_row("a"), ledger.deaths_in_a_row("b")) == (2, 0)
-    ledger.finish(Process("a", "2"), ("x",))
-    assert ledger.deaths_in_a_row("a") == 0
+        attempts.open(Process("a", str(life)), ("x",))
+        attempts.begin(Process("a", str(life)), ("x",))
+        attempts.open(Process("b", "1"), (f"y{life}",))
+        attempts.finish(Process("b", "1"), (f"y{life}",))
+    assert (attempts.deaths_in_a_row("a"), attempts.deaths_in_a_row("b")) == (2, 0)
+    attempts.finish(Process("a", "2"), ("x",))
+    assert attempts.deaths_in_a_row("a") == 0
 
 
 @settings(deadline=None)

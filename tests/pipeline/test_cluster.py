@@ -14,8 +14,10 @@ import ray
 
 from star_batch.config import Cluster
 from star_batch.errors import ClusterError, Interrupted
-from star_batch.pipeline import Progress, cluster, run
+from star_batch.metrics import Progress
+from star_batch.pipeline import cluster
 from star_batch.pipeline.cluster import address_of, connected
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, without_remarks, write
 
@@ -24,7 +26,7 @@ import dataclasses
 import sys
 import ray
 from star_batch.errors import StarBatchError
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job
 
@@ -41,7 +43,7 @@ except StarBatchError as error:
 NOBODY = """
 import sys
 from star_batch.errors import ClusterError
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job
 
@@ -121,7 +123,7 @@ def test_a_ray_that_was_there_stays_and_stops_working_on_the_job(tmp_path: Path,
 ELSEWHERE = """
 import sys
 import ray
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job
 

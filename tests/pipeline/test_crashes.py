@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.commit.audit import status, verify
+from star_batch.commit.audit import status
 from star_batch.commit.parts import prepare_part, to_parquet
-from star_batch.commit.snapshots import Epoch, look
+from star_batch.commit.snapshots import Epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import LeaseHeld, LeaseLost
-from star_batch.pipeline.sink import commit_rows
+from star_batch.inputs.comparison import compare
 from star_batch.storage.crashes import POINTS, VARIABLE, Point
 from star_batch.storage.location import Location
 from tests.pipeline import bare
@@ -67,7 +68,7 @@ class Bench:
 
     def check(self) -> None:
         """The promise, by our own judge and by a Parquet reader that knows nothing of us."""
-        verdict = verify(self.output, self.config.input)
+        verdict = compare(self.output, self.config.input)
         assert verdict.findings == ()
         assert verdict.rows == ROWS
         fs, path = self.output.fs, self.output.at("answers").path
@@ -135,7 +136,7 @@ def test_a_job_that_is_killed_again_and_again(local: Bench, seed: int) -> None:
 
 def wait_for_commit(bench: Bench) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not look(bench.output).recent:
+    while time.monotonic() < deadline and not read_snapshot(bench.output).recent:
         time.sleep(0.05)
 
 
@@ -163,14 +164,14 @@ def test_a_driver_that_sleeps_too_long_finds_its_place_taken_and_stops(bench: Be
     with bench.start(**{bare.SECONDS_PER_UNIT: "0.3"}) as sleeper:
         wait_for_commit(bench)
         os.kill(sleeper.pid, signal.SIGSTOP)
-        epoch = look(bench.output)
+        epoch = read_snapshot(bench.output)
         assert bench.run() == 0
         os.kill(sleeper.pid, signal.SIGCONT)
         sleeper.join(timeout=30)
         assert sleeper.exitcode == LeaseHeld.exit_code
-    assert look(bench.output).number > epoch.number
+    assert read_snapshot(bench.output).number > epoch.number
     # Told to stop between a part and its marker, it leaves the part: that does not count, and the next run removes it.
-    assert all("do not count" in finding for finding in verify(bench.output, bench.config.input).findings)
+    assert all("do not count" in finding for finding in compare(bench.output, bench.config.input).findings)
     assert bench.run() == 0
     bench.check()
     assert bench.answered().total() <= ROWS + 2 * UNIT
@@ -201,7 +202,7 @@ def test_half_a_part_that_was_left_behind_is_removed(local: Bench) -> None:
 
 def epoch_of(output: Location) -> Epoch:
     """The epoch of a process that was killed, as its workers have it."""
-    seen = look(output)
+    seen = read_snapshot(output)
     assert seen.fingerprint is not None
     return Epoch(output=output, number=seen.number, holder=seen.holder, fingerprint=seen.fingerprint.digest)
 
@@ -229,7 +230,7 @@ def test_a_part_that_a_dead_runs_worker_writes_after_the_end_is_named_and_remove
     late = answers_in(epoch, "row-0000", "row-0001")
     part = prepare_part(epoch, late).file
     bench.output.at(part).write_bytes(to_parquet(late))
-    [finding] = verify(bench.output, bench.config.input).findings
+    [finding] = compare(bench.output, bench.config.input).findings
     assert finding == f"1 files among the answers do not count ({part.removeprefix('answers/')})"
     assert bench.run() == 0
     bench.check()

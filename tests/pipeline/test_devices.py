@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, ConfigError
-from star_batch.pipeline import devices, run
+from star_batch.pipeline import devices
 from star_batch.pipeline.devices import Gpus, Place, place_of, refuse_early
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job, rows, write
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
 from star_batch.errors import PromptTooLong, TooManyFailed
-from star_batch.pipeline import run
 from star_batch.pipeline.failure_limit import MIN_ROWS, Budget, MaxFailed, check_failed, failures
+from star_batch.pipeline.job import run
 from star_batch.records import Answer
 from star_batch.storage.location import Location
 from tests.pipeline.fakes import FAKE
@@ -80,7 +80,7 @@ def test_a_job_that_is_plainly_wrong_stops_early_and_goes_on_when_more_may_fail(
         run(config, backend=FAKE)
     assert caught.value.exit_code == 9
     assert "\n" not in str(caught.value)
-    assert 0 < look(Location.of(str(tmp_path / "out"))).rows < 300
+    assert 0 < read_snapshot(Location.of(str(tmp_path / "out"))).rows < 300
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     lenient = job(source, tmp_path / "out", faults={"max_failed": 240})
     assert (run(lenient, backend=FAKE).answered, (tmp_path / "out" / "_SUCCESS").exists()) == (60, True)

@@ -11,10 +11,10 @@ import pytest
 import requests.exceptions
 
 from star_batch.commit.lease import Lease
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, LeaseHeld, OutputError
 from star_batch.inputs.planning import plan_input
-from star_batch.pipeline.sink import commit_rows
 from star_batch.storage.compare_and_swap import read, swap
 from star_batch.storage.location import Location, failing_as
 from star_batch.storage.probe import probe
@@ -166,7 +166,7 @@ def test_a_commit_counts_once(output: Location) -> None:
     epoch = opened(output)
     assert commit_rows(epoch, answers("a", "b"))
     assert not commit_rows(epoch, answers("a", "b"))
-    assert look(output).rows == 2
+    assert read_snapshot(output).rows == 2
 
 
 def test_the_probe(output: Location, server: tuple[str, Google]) -> None:
@@ -199,7 +199,7 @@ def test_a_job_that_is_killed_goes_on_on_a_server_that_loses_requests_and_replie
     assert bench.run() == 0
     bench.check()
     assert bench.answered().total() <= ROWS + UNIT
-    bench.output.at(look(bench.output).commits[0].file).delete()
+    bench.output.at(read_snapshot(bench.output).commits[0].file).delete()
     assert bench.run() == 0
     bench.check()
 

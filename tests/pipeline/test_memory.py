@@ -7,7 +7,7 @@ import pytest
 
 from star_batch.errors import ClusterError
 from star_batch.pipeline import memory
-from star_batch.pipeline.attempts import Ledger, Process
+from star_batch.pipeline.attempts import Attempts, Process
 from star_batch.pipeline.memory import Limit, kernel_kills, limit
 from star_batch.pipeline.remarks import Kill, Remarks, kill_in
 
@@ -99,7 +99,7 @@ def test_kills_with_no_row_in_between_end_the_job_and_are_said_once(caplog: pyte
 def test_a_row_whose_process_the_kernel_killed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([0, 0, 1])
     monkeypatch.setattr(memory, "kernel_kills", lambda: next(counts))
-    witness, ledger = memory.Witness(), Ledger(max_attempts=1)
-    ledger.open(Process("a", "1"), ("x",), witness.words())
-    orders = ledger.open(Process("a", "2"), ("x",), witness.words())
-    assert "crashed its worker once: the kernel killed it for want of memory: " in orders.quarantined["x"]
+    witness, attempts = memory.Witness(), Attempts(max_attempts=1)
+    attempts.open(Process("a", "1"), ("x",), witness.words())
+    dispatch = attempts.open(Process("a", "2"), ("x",), witness.words())
+    assert "crashed its worker once: the kernel killed it for want of memory: " in dispatch.quarantined["x"]

@@ -13,8 +13,8 @@ from PIL import Image
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError
 from star_batch.metrics import Summary
-from star_batch.pipeline import run
 from star_batch.pipeline.attempts import most_deaths
+from star_batch.pipeline.job import run
 from tests.pipeline.fakes import DEADLY_SIZE, DIE, FAKE, POISON
 from tests.pipeline.samples import job, rows, write
 from tests.pipeline.test_cluster import start
@@ -104,7 +104,7 @@ import dataclasses
 import sys
 import ray
 from ray.cluster_utils import Cluster
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes
 from tests.pipeline.samples import job
 

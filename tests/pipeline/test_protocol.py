@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from star_batch.commit.digests import digest_ids, is_in, joined
-from star_batch.commit.finalise import Expected, finalise
-from star_batch.commit.losses import look_closely
+from star_batch.commit.finalise import Expected
+from star_batch.commit.losses import read_checked
 from star_batch.commit.parts import without_failed
-from star_batch.commit.snapshots import Epoch, ids_of, look, next_epoch, open_epoch
+from star_batch.commit.snapshots import Epoch, ids_of, next_epoch, open_epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import StarBatchError
-from star_batch.pipeline.sink import commit_rows
 from star_batch.storage.location import Location
+from tests.pipeline.samples import complete
 from tests.pipeline.test_sink import FINGERPRINT, answers
 
 IDS = [f"id-{n}" for n in range(6)]
@@ -161,7 +162,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(retry_failed=st.booleans(), lost_reply=st.booleans())
     def begin(self, retry_failed: bool, lost_reply: bool) -> None:
         def work() -> None:
-            seen = look(self.output)
+            seen = read_snapshot(self.output)
             epoch = next_epoch(self.output, seen, FINGERPRINT)
             kept = without_failed(epoch, seen.commits, ids_of(seen.commits)) if retry_failed else seen.commits
             open_epoch(epoch, kept, FINGERPRINT)
@@ -178,7 +179,7 @@ class Protocol(RuleBasedStateMachine):
         self.spawn(lambda: self._commit(epoch, ids, failed), lost_reply)
 
     def _commit(self, epoch: Epoch, ids: list[str], failed: bool) -> None:
-        before = look(self.output)
+        before = read_snapshot(self.output)
         done = ids_of(before.commits[: before.num_before])
         fresh = [id for id in ids if not is_in(joined([digest_ids([id])]), done)[0]]
         if before.number == epoch.number and fresh:
@@ -189,7 +190,7 @@ class Protocol(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         epoch = data.draw(st.sampled_from(self.epochs))
         expected = Expected(ids=ALL, epoch=epoch.number, fingerprint=FINGERPRINT)
-        self.spawn(lambda: finalise(self.output, expected, lambda: None))
+        self.spawn(lambda: complete(self.output, expected))
 
     @precondition(lambda self: any(not process.is_over for process in self.processes))
     @rule(data=st.data(), steps=st.integers(1, 12))
@@ -204,9 +205,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(is_harmed=st.booleans())
     def go_on_alone(self, is_harmed: bool) -> None:
         """A run that nobody disturbs finishes the job, whatever lies there, is lost, and whoever still sleeps."""
-        if is_harmed and (there := look(self.output).commits):
+        if is_harmed and (there := read_snapshot(self.output).commits):
             self.output.at(there[0].file).delete()
-        seen = look_closely(self.output)
+        seen = read_checked(self.output)
         epoch = next_epoch(self.output, seen, FINGERPRINT)
         open_epoch(epoch, seen.commits, FINGERPRINT)
         done = ids_of(seen.commits)
@@ -214,13 +215,13 @@ class Protocol(RuleBasedStateMachine):
         for id in left:
             assert commit_rows(epoch, answers(id))
         expected = Expected(ids=ALL, epoch=epoch.number, fingerprint=FINGERPRINT)
-        summary = finalise(self.output, expected, lambda: None)
+        summary = complete(self.output, expected)
         assert (summary.rows, summary.answered + summary.failed) == (len(IDS), len(IDS))
         self.epochs.append(epoch)
         self.check_complete()
 
     def check_complete(self) -> None:
-        seen = look(self.output)
+        seen = read_snapshot(self.output)
         assert seen.is_complete
         files = {f"answers/{name}" for name in self.output.at("answers").files()}
         assert {commit.file for commit in seen.commits} <= files
@@ -234,7 +235,7 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def what_counts_is_there(self) -> None:
         if hasattr(self, "output"):
-            seen = look(self.output)
+            seen = read_snapshot(self.output)
             for commit in seen.commits:
                 assert len(self._ids(commit.file)) == commit.rows
             if seen.is_complete:

@@ -1,4 +1,4 @@
-"""An actor's windows and the warden, without Ray: who runs beside whom, and what ends a process."""
+"""An actor's windows and the coordinator, without Ray: who runs beside whom, and what ends a process."""
 
 import asyncio
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ from star_batch.config import Faults
 from star_batch.errors import ClusterError, TooManyFailed
 from star_batch.pipeline.attempts import Process, Rows
 from star_batch.pipeline.failure_limit import Failure
-from star_batch.pipeline.quarantine import Quarantine, Warden, is_device_failure
+from star_batch.pipeline.quarantine import Coordinator, Quarantine, is_device_failure
 from star_batch.records import Answer
 
 OLD, NEW = Process("a", "1"), Process("a", "2")
@@ -29,13 +29,13 @@ class Sent:
 
 
 class Remote:
-    """The warden as a Ray handle shows it."""
+    """The coordinator as a Ray handle shows it."""
 
-    def __init__(self, warden: Warden) -> None:
-        self.warden = warden
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self.warden, name)
+        method = getattr(self.coordinator, name)
         return type("Method", (), {"remote": staticmethod(lambda *args: Sent(method(*args)))})
 
 
@@ -55,21 +55,21 @@ class Engine:
         return [Answer(id=id, text="x") for id in ids]
 
 
-def answer_all(warden: Warden, engine: Engine, windows: list[Rows]) -> list[list[Answer]]:
+def answer_all(coordinator: Coordinator, engine: Engine, windows: list[Rows]) -> list[list[Answer]]:
     async def together() -> list[list[Answer]]:
-        quarantine = Quarantine(Remote(warden), NEW, windows=3)
+        quarantine = Quarantine(Remote(coordinator), NEW, windows=3)
         return await asyncio.gather(*(quarantine.answer(ids, engine.run) for ids in windows))
 
     return asyncio.run(together())
 
 
 def test_suspects_are_alone_and_the_others_are_not() -> None:
-    warden, engine = Warden(Faults()), Engine()
+    coordinator, engine = Coordinator(Faults()), Engine()
     suspects = [("p1", "p2"), ("q1", "q2", "q3", "q4", "q5")]
     others = [(f"{n}-a", f"{n}-b") for n in range(8)]
     for ids in suspects:
-        warden.open(OLD, ids)
-    answers = answer_all(warden, engine, [*others[:4], *suspects, *others[4:]])
+        coordinator.open(OLD, ids)
+    answers = answer_all(coordinator, engine, [*others[:4], *suspects, *others[4:]])
     assert [[answer.id for answer in window] for window in answers] == [
         list(ids) for ids in [*others[:4], *suspects, *others[4:]]
     ]
@@ -79,31 +79,31 @@ def test_suspects_are_alone_and_the_others_are_not() -> None:
 
 
 def test_a_row_that_has_proved_deadly_is_not_run_and_keeps_its_place() -> None:
-    warden, engine = Warden(Faults(max_attempts=1)), Engine()
-    warden.open(OLD, ("p",))
-    warden.leave(OLD, "CUDA error: x")
-    [answers] = answer_all(warden, engine, [("a", "p", "b")])
+    coordinator, engine = Coordinator(Faults(max_attempts=1)), Engine()
+    coordinator.open(OLD, ("p",))
+    coordinator.leave(OLD, "CUDA error: x")
+    [answers] = answer_all(coordinator, engine, [("a", "p", "b")])
     assert [(answer.id, answer.error_kind) for answer in answers] == [("a", None), ("p", "quarantined"), ("b", None)]
     assert answers[1].error == "crashed its worker once: CUDA error: x"
     assert "p" not in engine.seen
 
 
 def test_a_window_without_a_row_to_answer_hears_that_the_budget_is_spent() -> None:
-    warden = Warden(Faults(max_failed=0))
-    assert answer_all(warden, Engine(), [()]) == [[]]
-    warden.count(0, [Failure("x", "image_missing", "no image")])
+    coordinator = Coordinator(Faults(max_failed=0))
+    assert answer_all(coordinator, Engine(), [()]) == [[]]
+    coordinator.count(0, [Failure("x", "image_missing", "no image")])
     with pytest.raises(TooManyFailed):
-        answer_all(warden, Engine(), [()])
+        answer_all(coordinator, Engine(), [()])
 
 
 def test_an_actor_that_only_dies_is_told_apart_from_a_row_that_kills() -> None:
-    warden = Warden(Faults(max_deaths_in_a_row=3))
+    coordinator = Coordinator(Faults(max_deaths_in_a_row=3))
     for life in range(3):
-        warden.open(Process("a", f"{life}"), ("x",))
-        warden.begin(Process("a", f"{life}"), ("x",))
-    warden.leave(Process("a", "2"), "uncorrectable ECC")
+        coordinator.open(Process("a", f"{life}"), ("x",))
+        coordinator.begin(Process("a", f"{life}"), ("x",))
+    coordinator.leave(Process("a", "2"), "uncorrectable ECC")
     with pytest.raises(ClusterError, match=r"died 3 times in a row .* \(uncorrectable ECC\): its machine"):
-        warden.open(Process("a", "3"), ("x",))
+        coordinator.open(Process("a", "3"), ("x",))
 
 
 class AcceleratorError(RuntimeError):

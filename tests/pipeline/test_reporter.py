@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from star_batch.metrics import EngineStats, Readings
-from star_batch.pipeline.reporter import MAX_INTERVALS, THROUGHPUT_SCHEMA, Monitor, Report, Totals
+from star_batch.monitor.intervals import MAX_INTERVALS, THROUGHPUT_SCHEMA, Monitor, Report, Totals
 
 
 def report(actor: str, time: float, answered: int, failed: int = 0) -> Report:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from star_batch.commit.parts import read_parts
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
 from star_batch.config import JobConfig
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from star_batch.storage.location import Location
 from tests.pipeline import fakes, soak
 from tests.pipeline.measure_resume import measure
@@ -24,7 +24,7 @@ SLOW = """
 import dataclasses
 import sys
 from pathlib import Path
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from tests.pipeline import fakes, soak
 from tests.pipeline.test_resume import slow_job
 
@@ -72,7 +72,9 @@ def test_a_slow_model_loses_only_what_was_in_flight(tmp_path: Path, fake_ray: No
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     output = Location.of(str(tmp_path / "out"))
-    committed = [id for part in read_parts(output, look(output).commits, ["id"]) for id in part["id"].to_pylist()]
+    committed = [
+        id for part in read_parts(output, read_snapshot(output).commits, ["id"]) for id in part["id"].to_pylist()
+    ]
     noted = soak.answered(tmp_path)
     assert len(committed) == len(set(committed))
     assert (tmp_path / "tombstone").exists()

@@ -14,11 +14,11 @@ import pytest
 
 from star_batch.commit.digests import digest_ids
 from star_batch.commit.layout import begin
-from star_batch.commit.snapshots import ids_of, look
+from star_batch.commit.snapshots import ids_of, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, OutputError
 from star_batch.inputs.planning import plan_input, read_rows
-from star_batch.pipeline import run
-from star_batch.pipeline.sink import commit_rows
+from star_batch.pipeline.job import run
 from star_batch.report.gallery import MAX_CARDS
 from star_batch.report.redraw import redraw
 from star_batch.storage.location import Location
@@ -63,10 +63,10 @@ def test_commits(s3_endpoint: str) -> None:
     output = Location.of(f"s3://{BUCKET}/out", options(s3_endpoint))
     assert output.files() == []
     epoch = opened(output)
-    assert look(output).commits == ()
+    assert read_snapshot(output).commits == ()
     assert commit_rows(epoch, answers("a", "b"))
     assert not commit_rows(epoch, answers("a", "b"))
-    assert [commit.ids for commit in look(output).commits] == [digest_ids(["a", "b"])]
+    assert [commit.ids for commit in read_snapshot(output).commits] == [digest_ids(["a", "b"])]
 
 
 def test_what_is_there_and_what_is_not(s3_endpoint: str) -> None:
@@ -140,7 +140,7 @@ def test_a_job_from_s3_to_s3(
     assert summary.failed_by_type == {"image_fetch_failed": 1}
     output = Location.of(f"s3://{BUCKET}/out", options(s3_endpoint))
     table = pa.concat_tables(
-        pq.read_table(io.BytesIO(output.at(commit.file).read_bytes())) for commit in look(output).commits
+        pq.read_table(io.BytesIO(output.at(commit.file).read_bytes())) for commit in read_snapshot(output).commits
     ).sort_by("id")
     assert table["answer"].to_pylist()[:2] == ["question 0 0", "question 1 1"]
     [error] = [error for error in table["error"].to_pylist() if error is not None]
@@ -171,7 +171,7 @@ def test_every_row_is_committed_once_on_a_server_that_loses_requests_and_replies
         with ThreadPoolExecutor(8) as threads:
             tables = [answers(f"{n}-a", f"{n}-b") for n in range(40)]
             won = list(threads.map(lambda table: commit_rows(epoch, table), tables * 2))
-        commits = look(output).commits
+        commits = read_snapshot(output).commits
         assert app.num_lost > 0
     assert sum(won) == len(commits) == 40
     assert len(set(ids_of(commits).tolist())) == 80

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from star_batch.commit.digests import digest_ids
 from star_batch.commit.fingerprint import Fingerprint
-from star_batch.commit.snapshots import Epoch, Standing, look, next_epoch, open_epoch
+from star_batch.commit.snapshots import Epoch, Snapshot, next_epoch, open_epoch, read_snapshot
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.sink import AnswersSink, Pace, commit_rows
+from star_batch.pipeline.sink import AnswersSink, Pace
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 from star_batch.storage.location import Location
 
@@ -26,7 +27,7 @@ FINGERPRINT = Fingerprint({"pruning.keep": 0.5, "model.dtype": "auto"})
 
 def opened(output: Location, fingerprint: Fingerprint = FINGERPRINT) -> Epoch:
     """A new epoch in which everything that counted goes on to count."""
-    seen = look(output)
+    seen = read_snapshot(output)
     epoch = next_epoch(output, seen, fingerprint)
     open_epoch(epoch, seen.commits, fingerprint)
     return epoch
@@ -48,7 +49,7 @@ def parts(output: Location) -> list[str]:
 
 def test_a_commit_is_a_part_and_a_marker(output: Location, epoch: Epoch) -> None:
     assert commit_rows(epoch, answers("a", "b", "c", failed=1))
-    [commit] = look(output).commits
+    [commit] = read_snapshot(output).commits
     assert (commit.rows, commit.answered, commit.failed) == (3, 2, 1)
     assert (commit.ids, commit.fingerprint) == (digest_ids(["a", "b", "c"]), FINGERPRINT.digest)
     assert pq.read_table(output.at(commit.file).path).equals(answers("a", "b", "c", failed=1))
@@ -57,7 +58,7 @@ def test_a_commit_is_a_part_and_a_marker(output: Location, epoch: Epoch) -> None
 def test_of_two_attempts_one_wins_and_the_other_is_an_orphan(output: Location, epoch: Epoch) -> None:
     assert commit_rows(epoch, answers("a", "b"))
     assert not commit_rows(epoch, answers("b", "a"))
-    assert len(look(output).commits) == 1
+    assert len(read_snapshot(output).commits) == 1
     assert len(parts(output)) == 2
 
 
@@ -71,13 +72,13 @@ def test_a_lost_reply_is_understood(output: Location, epoch: Epoch, monkeypatch:
 
     monkeypatch.setattr(Location, "create", create_twice)
     assert commit_rows(epoch, answers("a"))
-    assert len(look(output).commits) == 1
+    assert len(read_snapshot(output).commits) == 1
 
 
 def test_ids_cannot_run_into_each_other(output: Location, epoch: Epoch) -> None:
     assert commit_rows(epoch, answers("a\nb"))
     assert commit_rows(epoch, answers("a", "b"))
-    assert len(look(output).commits) == 2
+    assert len(read_snapshot(output).commits) == 2
 
 
 def test_a_death_before_the_marker_leaves_nothing_visible(
@@ -89,7 +90,7 @@ def test_a_death_before_the_marker_leaves_nothing_visible(
     monkeypatch.setattr(Location, "create", die)
     with pytest.raises(KeyboardInterrupt):
         commit_rows(epoch, answers("a"))
-    assert look(output).commits == ()
+    assert read_snapshot(output).commits == ()
     assert len(parts(output)) == 1
 
 
@@ -109,7 +110,7 @@ def test_no_rows_make_no_part(output: Location, epoch: Epoch) -> None:
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    epoch = next_epoch(Location.of(str(tmp_path / "out")), Standing(number=-1), FINGERPRINT)
+    epoch = next_epoch(Location.of(str(tmp_path / "out")), Snapshot(number=-1), FINGERPRINT)
     with pytest.raises(OutputError, match="cannot write the output: Not a directory"):
         commit_rows(epoch, answers("a"))
 
@@ -129,7 +130,7 @@ def test_nothing_of_an_epoch_that_is_over_becomes_visible(output: Location, epoc
     with pytest.raises(LeaseLost, match="another run has taken over"):
         commit_rows(epoch, answers("b"))
     commit_rows(later, answers("b"))
-    assert [commit.rows for commit in look(output).commits] == [1, 1]
+    assert [commit.rows for commit in read_snapshot(output).commits] == [1, 1]
     assert len(parts(output)) == 2
 
 
@@ -160,7 +161,7 @@ def test_a_marker_that_arrives_after_the_end_is_read_by_nobody(
 
     monkeypatch.setattr(Location, "create", create_late)
     assert commit_rows(epoch, answers("a"))
-    assert look(output).commits == ()
+    assert read_snapshot(output).commits == ()
 
 
 @given(

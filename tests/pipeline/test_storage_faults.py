@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from star_batch.errors import OutputError
-from star_batch.pipeline import run
+from star_batch.pipeline.job import run
 from star_batch.storage.location import Location
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write

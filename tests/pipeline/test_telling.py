@@ -6,7 +6,7 @@ import pytest
 
 from star_batch.metrics import Progress, Snapshot
 from star_batch.monitor.export import Board
-from star_batch.pipeline.run import _telling
+from star_batch.pipeline.job import _telling
 
 
 def test_an_onlooker_that_fails_is_named_once(caplog: pytest.LogCaptureFixture) -> None:

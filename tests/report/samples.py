@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from star_batch.metrics import EngineStats, Summary
-from star_batch.pipeline.reporter import Interval, Totals
+from star_batch.monitor.intervals import Interval, Totals
 from star_batch.report import Report, RowNotes, Sample
 from star_batch.report.rows import Failed
 from star_batch.report.samples import grid_of

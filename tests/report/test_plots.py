@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from star_batch.pipeline.reporter import THROUGHPUT_SCHEMA
+from star_batch.monitor.intervals import THROUGHPUT_SCHEMA
 from star_batch.report import plots
 from tests.report.samples import pace
 

@@ -9,16 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_batch.commit.digests import digest_ids, joined
-from star_batch.commit.finalise import Expected, finalise
+from star_batch.commit.finalise import Expected
 from star_batch.commit.history import Recorder
 from star_batch.commit.layout import begin
+from star_batch.commit.unit import commit_rows
 from star_batch.errors import OutputError
-from star_batch.pipeline.sink import commit_rows
 from star_batch.report import publish
 from star_batch.report.redraw import redraw
 from star_batch.report.samples import Sampler
 from star_batch.storage.location import Location
 from tests.commit.test_history import totals
+from tests.pipeline.samples import complete
 from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 from tests.report.test_samples import row
 
@@ -38,7 +39,7 @@ def output(tmp_path: Path) -> Location:
 def finish(output: Location) -> None:
     with Recorder(output=output, run=2, totals=totals):
         commit_rows(opened(output), answers(IDS[3]))
-    finalise(output, Expected(ids=joined([digest_ids(IDS)]), epoch=2, fingerprint=FINGERPRINT), lambda: None)
+    complete(output, Expected(ids=joined([digest_ids(IDS)]), epoch=2, fingerprint=FINGERPRINT))
 
 
 def test_a_job_that_has_stopped_shows_what_there_is(output: Location) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from star_batch.commit.history import Recorder
 from star_batch.commit.layout import begin
-from star_batch.pipeline.sink import commit_rows
+from star_batch.commit.unit import commit_rows
 from star_batch.report.samples import Sampler
 from star_batch.storage.location import Location
 from tests.commit.test_history import totals

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from star_batch import interruption
 from star_batch.commit.clearing import clear
 from star_batch.commit.digests import Digests, is_in
-from star_batch.commit.finalise import Expected, WriteResults, finalise, read_summary
+from star_batch.commit.finalise import Expected, finalise
 from star_batch.commit.fingerprint import Fingerprint, Generation, fingerprint_of
 from star_batch.commit.history import Recorder
-from star_batch.commit.layout import SUCCESS, Commit, amend, begin, check_nothing_foreign, strays
+from star_batch.commit.layout import SUCCESS, amend, begin, check_nothing_foreign
 from star_batch.commit.lease import Lease
-from star_batch.commit.losses import look_closely, loss_words
+from star_batch.commit.losses import loss_words, read_checked
+from star_batch.commit.markers import Commit, strays
 from star_batch.commit.parts import without_failed
 from star_batch.commit.snapshots import (
     Epoch,
-    Standing,
+    Snapshot,
     check_fingerprint,
     ids_of,
     newest,
@@ -27,16 +28,19 @@ from star_batch.commit.snapshots import (
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.inputs.planning import InputPlan, distinct, plan_input
-from star_batch.metrics import Progress, Snapshot, Summary
+from star_batch.metrics import Progress, Summary
+from star_batch.metrics import Snapshot as EngineSnapshot
 from star_batch.monitor.export import Board, endpoint, push
 from star_batch.openai.batch import stage, write_results
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
+from star_batch.pipeline.completion import Completion, WriteResults
 from star_batch.pipeline.devices import refuse_early
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.provenance import provenance
 from star_batch.pipeline.remarks import listening
 from star_batch.pipeline.reporter import Reporter, read_totals, start_monitor
+from star_batch.report.numbers import read_summary
 from star_batch.report.samples import Sampler
 from star_batch.storage.location import Location, failing_as
 from star_batch.storage.probe import probe
@@ -176,9 +180,9 @@ def _finished_before(job: _Job) -> Summary | None:
     return summary
 
 
-def _look(job: _Job) -> Standing:
+def _look(job: _Job) -> Snapshot:
     with failing_as(OutputError, "read the output", job.output):
-        seen = look_closely(job.output)
+        seen = read_checked(job.output)
         check_nothing_foreign(job.output)
     check_fingerprint(job.output, seen.fingerprint, job.fingerprint)
     foreign = len(job.expected(seen.commits)) - len(job.ids)
@@ -190,10 +194,10 @@ def _look(job: _Job) -> Standing:
     return seen
 
 
-def _start_anew(job: _Job) -> Standing:
+def _start_anew(job: _Job) -> Snapshot:
     with failing_as(OutputError, "read the output", job.output):
         check_nothing_foreign(job.output)
-        return Standing(number=newest(job.output))
+        return Snapshot(number=newest(job.output))
 
 
 def _run_alone(job: _Job, lease: Lease) -> Summary:
@@ -214,11 +218,17 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         last = epoch.number
         _begin(job, epoch, kept, len(wanted))
     interruption.look()
-    expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint, max_failed=job.config.faults.max_failed)
-    return finalise(job.output, expected, lease.confirm, job.results)
+    expected = Expected(ids=wanted, epoch=last, fingerprint=job.fingerprint)
+    completion = Completion(
+        output=job.output,
+        fingerprint=job.fingerprint.digest,
+        max_failed=job.config.faults.max_failed,
+        write_results=job.results,
+    )
+    return finalise(job.output, expected, lease.confirm, completion)
 
 
-def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
+def _kept(job: _Job, epoch: Epoch, seen: Snapshot) -> Sequence[Commit]:
     """What an earlier run has left and this one does not do again."""
     if not job.config.output.retry_failed:
         return seen.commits
@@ -226,7 +236,7 @@ def _kept(job: _Job, epoch: Epoch, seen: Standing) -> Sequence[Commit]:
         return without_failed(epoch, seen.commits, among=job.ids)
 
 
-def _say_what_is_there(job: _Job, seen: Standing, kept: Sequence[Commit], total: int) -> None:
+def _say_what_is_there(job: _Job, seen: Snapshot, kept: Sequence[Commit], total: int) -> None:
     if seen.lost:
         logger.warning("%s: %s; they are answered again%s", job.output.shown, loss_words(seen), _but_for(job, seen))
     done = sum(commit.rows for commit in kept)
@@ -235,7 +245,7 @@ def _say_what_is_there(job: _Job, seen: Standing, kept: Sequence[Commit], total:
         logger.info("%s: %s; going on with the other %s", job.output.shown, shown, f"{total - done:,}")
 
 
-def _but_for(job: _Job, seen: Standing) -> str:
+def _but_for(job: _Job, seen: Snapshot) -> str:
     """Lost rows of an input that is not there any more stay lost."""
     vanished = int((~is_in(ids_of(seen.lost), job.ids)).sum())
     return f", but for {vanished:,} that are not in the input any more" if vanished else ""
@@ -257,7 +267,7 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
 def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
     num_before = sum(commit.rows for commit in kept)
-    job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
+    job.on_progress(Progress.at(EngineSnapshot(), seconds=0.0, before=num_before, total=total))
     most = job.config.faults.max_deaths_in_a_row
     with (
         connected(job.config.cluster, verbose=job.verbose) as is_own_ray,

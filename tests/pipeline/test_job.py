@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.commit.audit import recorded_input, status, verify
+from star_batch.commit.audit import status
 from star_batch.commit.parts import hash_ids
-from star_batch.commit.snapshots import look
+from star_batch.commit.snapshots import read_snapshot
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
-from star_batch.pipeline import Progress, run
+from star_batch.inputs.comparison import compare, recorded_input
+from star_batch.metrics import Progress
 from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.job import run
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report.samples import Sampler, read_samples
 from star_batch.storage.location import Location
@@ -190,7 +192,7 @@ def test_a_second_run_goes_on_where_the_first_one_failed(tmp_path: Path) -> None
     )
     of_both_runs = Location.of(str(tmp_path / "out"))
     sampler = Sampler.of(of_both_runs, "", num_samples=config.output.samples, num_rows=100)
-    samples = read_samples(of_both_runs, look(of_both_runs).fingerprint.digest)  # type: ignore[union-attr]
+    samples = read_samples(of_both_runs, read_snapshot(of_both_runs).fingerprint.digest)  # type: ignore[union-attr]
     assert {sample.id for sample in samples} == {
         f"in.parquet#{n}" for n in range(100) if sampler.picks(f"in.parquet#{n}")
     }
@@ -319,9 +321,9 @@ def test_answers_stay_when_their_images_are_gone(tmp_path: Path) -> None:
     assert (again.rows, again.failed) == (6, 1)
     found = {row["id"]: row["answer"] for row in answers(target).to_pylist()}
     assert found == {f"{n}.png": f"what? {n}" if n else None for n in (0, 1, 2, 3, 5, 6)}
-    assert verify(place, recorded_input(place, {})).findings == ()
+    assert compare(place, recorded_input(place, {})).findings == ()
     strict = recorded_input(place, {}).model_copy(update={"vanished": "refuse"})
-    assert verify(place, strict).findings == ("3 rows are not in the input",)
+    assert compare(place, strict).findings == ("3 rows are not in the input",)
 
 
 class NoRay:
@@ -349,7 +351,7 @@ def test_what_cannot_work_stops_before_ray(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys.modules["star_batch.pipeline.run"], "connected", NoRay())
+    monkeypatch.setattr(sys.modules["star_batch.pipeline.job"], "connected", NoRay())
     write(tmp_path / "in.parquet", [{**row, "question": "same"} for row in rows(3)])
     with pytest.raises(error, match=words) as caught:
         run(job("in.parquet", "out", input=input, output=output), backend=FAKE)
