@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from star_batch.commit.layout import (
     ANSWERS,
@@ -29,10 +29,10 @@ _LAST_WORDS = (SUCCESS, "_STAGED")
 """What says that something is whole."""
 
 
-def clear(output: Location, before: int, staged: str | None = None) -> None:
-    """Delete what this tool wrote before an epoch; of OpenAI's requests, all but the folder `staged`."""
+def clear(output: Location, before: int, keep: Sequence[str] = ()) -> None:
+    """Delete what this tool wrote before an epoch; of staged requests, all but those whose folder is in `keep`."""
     names = output.files()
-    old = list(_old(names, before, staged))
+    old = list(_old(names, before, {path.rpartition("/")[2] for path in keep}))
     # First, so that whoever comes after a death in between takes nothing for whole.
     words = [name for name in old if name.rpartition("/")[2] in _LAST_WORDS]
     delete(output.at(name) for name in words)
@@ -41,7 +41,7 @@ def clear(output: Location, before: int, staged: str | None = None) -> None:
         _remove_empty_folders(output)
 
 
-def _old(names: list[str], before: int, staged: str | None) -> Iterator[str]:
+def _old(names: list[str], before: int, staged: Collection[str]) -> Iterator[str]:
     # Files with these names are ours only where there are requests of ours.
     had_requests = any(_STAGED.fullmatch(name) for name in names)
     files = {SUCCESS, RUN, REPORT, *((OUTPUT_FILE, ERROR_FILE) if had_requests else ())}
@@ -49,7 +49,7 @@ def _old(names: list[str], before: int, staged: str | None) -> Iterator[str]:
         folder, _, file = name.partition("/")
         request, draft = _STAGED.fullmatch(name), _DRAFT.fullmatch(name)
         if request is not None:
-            is_old = request[1] != staged
+            is_old = request[1] not in staged
         elif folder == ANSWERS:
             is_old = (part_epoch(file) or before) < before
         elif folder in (EPOCHS, COMMITS, RUNS, METRICS):

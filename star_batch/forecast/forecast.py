@@ -19,7 +19,8 @@ from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters,
 from star_batch.forecast.measure import measure
 from star_batch.forecast.options import Wishes
 from star_batch.forecast.sample import RowSample, take_sample
-from star_batch.inputs.planning import InputPlan, plan_input
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.rows import InputPlan
 from star_batch.models import Checkpoint, check, choose_device, choose_dtype, family_of, load_preprocessor
 from star_batch.pipeline.backend import generation
 from star_batch.pruning import PruningPlan, make_plan

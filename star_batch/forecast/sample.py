@@ -10,8 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from star_batch.config import JobConfig
-from star_batch.inputs.planning import Group, InputPlan, read_rows
+from star_batch.inputs.pieces import Piece
 from star_batch.inputs.preprocess import Preprocess, to_records
+from star_batch.inputs.rows import InputPlan, read_rows
 from star_batch.inputs.sources import Sources
 from star_batch.models import Preprocessor, load_preprocessor
 from star_batch.records import Picture, Record
@@ -67,9 +68,12 @@ def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
         load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
     stage = Preprocess(
-        input=config.input, schema=plan.schema, sources=Sources.of(config.input, plan.root), load=lambda: measuring
+        input=config.input,
+        schema=plan.schema,
+        sources=Sources.of(config.input, plan.root, only_names=plan.only_names),
+        load=lambda: measuring,
     )
-    tables = [table for group in _spread(plan.row_groups, num_rows) for table in read_rows(plan, group)]
+    tables = [table for group in _spread(plan.pieces, num_rows) for table in read_rows(plan, group)]
     started = time.process_time()
     prepared = pa.concat_tables([stage(table) for table in tables])
     seconds = time.process_time() - started
@@ -90,7 +94,7 @@ def _examples(failed: pa.Table) -> dict[str, str]:
     return {row["error_type"]: f"{printable(row['id'])}: {printable(row['error'])}" for row in reversed(rows)}
 
 
-def _spread(groups: Sequence[Group], num_rows: int) -> list[Group]:
+def _spread(groups: Sequence[Piece], num_rows: int) -> list[Piece]:
     """A few row groups at even distances, each with its share of the rows: a whole one may be too large to read."""
     places = np.unique(np.linspace(0, len(groups) - 1, min(_MAX_ROW_GROUPS, len(groups), num_rows)).astype(int))
     share = -(-num_rows // len(places))

@@ -9,7 +9,8 @@ from star_batch.commit.audit import Verdict, verify
 from star_batch.commit.layout import read_run
 from star_batch.config import Input
 from star_batch.errors import OutputError
-from star_batch.inputs.planning import distinct, plan_input
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.rows import distinct
 from star_batch.storage.location import Location
 
 

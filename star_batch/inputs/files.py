@@ -57,18 +57,19 @@ class _NotThere(ImageFetchFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """`root` is what names are relative to."""
+    """`root` is what names are relative to; `only_below`: a name is nothing else but one below it."""
 
     input: Input
     root: Location
     boundary: Boundary
+    only_below: bool = False
 
     @classmethod
-    def of(cls, input: Input, root: Location) -> Self:
+    def of(cls, input: Input, root: Location, *, only_below: bool = False) -> Self:
         """Raises:
         ConfigError: one of `image_roots` is no place.
         """
-        return cls(input=input, root=root, boundary=Boundary.of(input, is_local=root.is_local))
+        return cls(input=input, root=root, boundary=Boundary.of(input, is_local=root.is_local), only_below=only_below)
 
     def read_all(self, files: Sequence[NamedFile]) -> list[Fetched]:
         """What each holds, or why that cannot be had."""
@@ -114,7 +115,7 @@ class Files:
 
     def _places(self, file: NamedFile) -> Iterator[_Place]:
         name = file.name
-        if self.input.kind == "images":
+        if self.only_below:
             yield _below(self.root, name)
         elif "::" in name:  # fsspec's own way to name a file inside of another, or on another file system
             raise ImageFetchRefused(f"{_shown(name)}: '::' is not taken in the name of an image")

@@ -28,7 +28,7 @@ from star_batch.errors import (
     ValueInvalid,
 )
 from star_batch.inputs.fetch import Fetched
-from star_batch.inputs.planning import FOLDER_COLUMN, ID_COLUMN, QUESTION_COLUMN
+from star_batch.inputs.pieces import FOLDER_COLUMN, ID_COLUMN, QUESTION_COLUMN
 from star_batch.inputs.prompts import Template, is_missing
 from star_batch.inputs.sources import Sources
 from star_batch.options import Decoding

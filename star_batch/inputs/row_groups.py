@@ -18,9 +18,6 @@ from star_batch.storage.location import Location, explain, failing_as
 from star_batch.storage.parquet import ExtensionRefused, contradiction, largest_column, open_parquet, read_batches
 from star_batch.wording import printable
 
-BYTES_PER_TABLE = 32 * 2**20
-"""Of rows that are read at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Footer:

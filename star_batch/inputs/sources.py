@@ -36,15 +36,16 @@ class Sources:
 
     input: Input
     files: Files
+    only_names: bool = False
 
     @classmethod
-    def of(cls, input: Input, root: Location) -> Self:
-        """`root`: what names are relative to.
+    def of(cls, input: Input, root: Location, *, only_names: bool = False) -> Self:
+        """`root`: what names are relative to; `only_names`: whatever stands there is the name of a file below it.
 
         Raises:
             ConfigError: one of `image_roots` is no place.
         """
-        return cls(input=input, files=Files.of(input, root))
+        return cls(input=input, files=Files.of(input, root, only_below=only_names), only_names=only_names)
 
     def read_all(self, sources: Sequence[Any], folders: Sequence[str | None] | None = None) -> list[Fetched]:
         """The encoded image of each row, or why there is none. What several rows name is read once.
@@ -67,7 +68,7 @@ class Sources:
         try:
             value = _value(source)
             data = value if isinstance(value, bytes) else None
-            if self.input.kind != "images":
+            if not self.only_names:
                 data = _written(value, self.input.max_image_bytes) or data
             if data is not None:
                 _check_size(len(data), self.input.max_image_bytes)
@@ -78,7 +79,7 @@ class Sources:
         return _Page(value) if self._is_web(value) else NamedFile(value, folder)
 
     def _is_web(self, name: str) -> bool:
-        return self.input.kind == "parquet" and "://" in name and scheme_of(name) in SCHEMES
+        return not self.only_names and "://" in name and scheme_of(name) in SCHEMES
 
     def _fetch(self, urls: Sequence[str]) -> list[Fetched]:
         policy = self.input.fetch

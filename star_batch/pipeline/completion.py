@@ -25,7 +25,7 @@ class Completion:
     output: Location
     fingerprint: str
     max_failed: MaxFailed = None
-    write_results: WriteResults | None = None
+    write_results: WriteResults = lambda *_: None
 
     def __call__(self, commits: Sequence[Commit]) -> Summary:
         """Raises:
@@ -46,8 +46,7 @@ class Completion:
             ),
             self.fingerprint,
         )
-        if self.write_results is not None:
-            self.write_results(self.output, commits)
+        self.write_results(self.output, commits)
         summary = numbers.summary
         check_failed(self.max_failed, summary.rows, summary.failed_by_type, numbers.notes.first_examples())
         return summary

@@ -15,8 +15,8 @@ import ray.data
 
 from star_batch.commit.snapshots import Epoch
 from star_batch.config import Faults, JobConfig
-from star_batch.inputs.planning import InputPlan
 from star_batch.inputs.preprocess import Preprocess, preprocess_block
+from star_batch.inputs.rows import InputPlan
 from star_batch.inputs.sources import Sources
 from star_batch.pipeline.actor import ActorSettings, EngineActor, answers_schema
 from star_batch.pipeline.backend import Backend
@@ -79,7 +79,7 @@ def answer_all(work: Work) -> None:
 
 def _preprocess(work: Work) -> Preprocess:
     load = functools.partial(work.backend.preprocessor, work.config.model)
-    sources = Sources.of(work.config.input, work.plan.root)
+    sources = Sources.of(work.config.input, work.plan.root, only_names=work.plan.only_names)
     return Preprocess(input=work.config.input, schema=work.plan.schema, sources=sources, load=load)
 
 

@@ -27,14 +27,14 @@ from star_batch.commit.snapshots import (
 )
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
-from star_batch.inputs.planning import InputPlan, distinct, plan_input
+from star_batch.inputs.base import Format, format_of, plan_input
+from star_batch.inputs.rows import InputPlan, distinct
 from star_batch.metrics import Progress, Summary
 from star_batch.metrics import Snapshot as EngineSnapshot
 from star_batch.monitor.export import Board, endpoint, push
-from star_batch.openai.batch import stage, write_results
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources
-from star_batch.pipeline.completion import Completion, WriteResults
+from star_batch.pipeline.completion import Completion
 from star_batch.pipeline.devices import refuse_early
 from star_batch.pipeline.flow import Work, answer_all
 from star_batch.pipeline.provenance import provenance
@@ -96,17 +96,12 @@ class _Job:
     output: Location
     plan: InputPlan
     ids: Digests
-    results: WriteResults | None
+    format: Format
     fingerprint: Fingerprint
     generation: Generation
     on_progress: OnProgress = field(repr=False, default=lambda _: None)
     verbose: bool
     store: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def staged(self) -> str | None:
-        """The folder of the requests, where they are OpenAI's."""
-        return self.config.input.paths[0].rpartition("/")[2] if self.results is not None else None
 
     def left(self, done: Sequence[Commit]) -> InputPlan:
         return self.plan.only(~is_in(self.ids, ids_of(done)))
@@ -117,8 +112,8 @@ class _Job:
 
 
 def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backend: Backend) -> Summary:
-    results = write_results if config.input.kind == "openai" else None
-    config = stage(config) if config.input.kind == "openai" else config
+    format = format_of(config.input)
+    config = format.stage(config)
     output = Location.of(config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds)
     plan, ids = distinct(plan_input(config.input, output), config.input.duplicates)
     checkpoint, generation = backend.identify(config), backend.generation(config)
@@ -128,7 +123,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
         output=output,
         plan=plan,
         ids=ids,
-        results=results,
+        format=format,
         fingerprint=fingerprint_of(config, checkpoint, generation, plan.labels),
         generation=generation,
         verbose=verbose,
@@ -223,7 +218,7 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         output=job.output,
         fingerprint=job.fingerprint.digest,
         max_failed=job.config.faults.max_failed,
-        write_results=job.results,
+        write_results=job.format.write_results,
     )
     return finalise(job.output, expected, lease.confirm, completion)
 
@@ -257,7 +252,7 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
         job.output.at(SUCCESS).delete()
         open_epoch(epoch, kept, job.fingerprint)
         if job.config.output.overwrite:
-            clear(job.output, before=epoch.number, staged=job.staged)
+            clear(job.output, before=epoch.number, keep=job.config.input.paths)
     record = provenance(job.config, job.fingerprint, total, job.generation)
     begin(job.output, record | {"store": dict(job.store)})
     if job.generation.not_applied:

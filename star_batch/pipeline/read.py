@@ -15,7 +15,8 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from star_batch.inputs.planning import Group, InputPlan, RowGroup, read_rows
+from star_batch.inputs.pieces import Piece
+from star_batch.inputs.rows import InputPlan, read_rows
 
 _CPUS_PER_READ = 0.5
 _SMALL = 256 * 2**20
@@ -24,7 +25,7 @@ _TASKS_PER_MACHINE = 4
 
 def read_dataset(plan: InputPlan, rows_per_task: int) -> "ray.data.Dataset":
     """A lazy dataset of `ID_COLUMN` and the plan's columns."""
-    source = PlannedParquet(plan, rows_per_task)
+    source = PlannedRows(plan, rows_per_task)
     # As many blocks as tasks: Ray would otherwise cut each into hundreds of tiny ones.
     return ray.data.read_datasource(
         source,
@@ -35,24 +36,24 @@ def read_dataset(plan: InputPlan, rows_per_task: int) -> "ray.data.Dataset":
 
 
 def memory_per_task(plan: InputPlan, machines: Iterable[Mapping[str, Any]]) -> float | None:
-    """Bytes that Ray sets aside for each task, where row groups are so large that a few fill a machine.
+    """Bytes that Ray sets aside for each task, where row pieces are so large that a few fill a machine.
 
     Never more than a part of the smallest machine's: what does not fit anywhere would wait for ever.
     """
-    largest = max((group.largest for group in plan.row_groups if isinstance(group, RowGroup)), default=0)
+    largest = max((piece.largest for piece in plan.pieces), default=0)
     if largest <= _SMALL:
         return None
     memory = [float(machine["Resources"].get("memory", 0.0)) for machine in machines if machine["Alive"]]
     return min([float(largest), *(there // _TASKS_PER_MACHINE for there in memory if there)])
 
 
-class PlannedParquet(Datasource):  # type: ignore[misc]  # Ray is not typed
-    """Row groups of a plan, in tasks of about `rows_per_task` rows; a row group is never cut."""
+class PlannedRows(Datasource):  # type: ignore[misc]  # Ray is not typed
+    """Pieces of a plan, in tasks of about `rows_per_task` rows; a piece is never cut."""
 
     def __init__(self, plan: InputPlan, rows_per_task: int) -> None:
         super().__init__()
-        self._plan = replace(plan, row_groups=())
-        self._tasks = list(_batched(plan.row_groups, rows_per_task))
+        self._plan = replace(plan, pieces=())
+        self._tasks = list(_batched(plan.pieces, rows_per_task))
 
     @property
     def num_tasks(self) -> int:
@@ -64,27 +65,27 @@ class PlannedParquet(Datasource):  # type: ignore[misc]  # Ray is not typed
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        return [self._read_task(groups, per_task_row_limit) for groups in self._tasks]
+        return [self._read_task(pieces, per_task_row_limit) for pieces in self._tasks]
 
-    def _read_task(self, groups: Sequence[Group], limit: int | None) -> ReadTask:
+    def _read_task(self, pieces: Sequence[Piece], limit: int | None) -> ReadTask:
         plan = self._plan
-        rows = sum(len(group) for group in groups)
-        files = list(dict.fromkeys(group.name for group in groups if isinstance(group, RowGroup)))
+        rows = sum(len(piece) for piece in pieces)
+        files = list(dict.fromkeys(piece.file for piece in pieces if piece.file is not None))
         metadata = BlockMetadata(num_rows=rows, size_bytes=None, input_files=files, exec_stats=None)
-        return ReadTask(lambda: _read(plan, groups), metadata, per_task_row_limit=limit)
+        return ReadTask(lambda: _read(plan, pieces), metadata, per_task_row_limit=limit)
 
 
-def _read(plan: InputPlan, groups: Iterable[Group]) -> Iterator[pa.Table]:
-    for group in groups:
-        yield from read_rows(plan, group)
+def _read(plan: InputPlan, pieces: Iterable[Piece]) -> Iterator[pa.Table]:
+    for piece in pieces:
+        yield from read_rows(plan, piece)
 
 
-def _batched(groups: Iterable[Group], rows_per_task: int) -> Iterator[list[Group]]:
-    batch: list[Group] = []
+def _batched(pieces: Iterable[Piece], rows_per_task: int) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
     rows = 0
-    for group in groups:
-        batch.append(group)
-        rows += len(group)
+    for piece in pieces:
+        batch.append(piece)
+        rows += len(piece)
         if rows >= rows_per_task:
             yield batch
             batch, rows = [], 0

@@ -54,7 +54,7 @@ def test_a_batch_goes_with_its_requests_and_its_results(output: Location, is_bat
     put(output, *REQUESTS, f"{OLD}/.000000.parquet.{DRAFT}", "output.jsonl", "errors.jsonl", f".output.jsonl.{DRAFT}")
     kept = [f"{NEW}/000000.parquet", f"{NEW}/_STAGED"] if is_batch_again else []
     put(output, *kept, "requests.jsonl")
-    clear(output, before=2, staged=NEW.partition("/")[2] if is_batch_again else None)
+    clear(output, before=2, keep=[NEW] if is_batch_again else [])
     assert output.files() == sorted([*kept, "requests.jsonl"])
     assert os.path.exists(output.at("_requests").path) == is_batch_again
     assert not os.path.exists(output.at(OLD).path)

@@ -19,7 +19,7 @@ from star_batch.forecast.format import lines
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters
 from star_batch.forecast.options import Wishes
 from star_batch.forecast.sample import RowSample, take_sample
-from star_batch.inputs.planning import plan_input
+from star_batch.inputs.base import plan_input
 from star_batch.metrics import EngineStats
 from star_batch.models import Checkpoint
 from star_batch.options import Decoding

@@ -6,9 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from star_batch.inputs.base import plan_input
 from star_batch.inputs.boundary import Boundary
-from star_batch.inputs.planning import plan_input, read_rows
 from star_batch.inputs.preprocess import Preprocess
+from star_batch.inputs.rows import read_rows
 from star_batch.inputs.sources import Sources
 from star_batch.storage.location import Location
 from tests.conftest import BUCKET
@@ -34,8 +35,13 @@ def seen(path: Any, **more: Any) -> list[int | str]:
         more["image_roots"] = [str(root) for root in more["image_roots"]]
     config = input_config(path, **more)
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=FakePreprocessor)
-    rows = [row for group in plan.row_groups for part in read_rows(plan, group) for row in stage(part).to_pylist()]
+    stage = Preprocess(
+        input=config,
+        schema=plan.schema,
+        sources=Sources.of(config, plan.root, only_names=plan.only_names),
+        load=FakePreprocessor,
+    )
+    rows = [row for group in plan.pieces for part in read_rows(plan, group) for row in stage(part).to_pylist()]
     return [row["error_type"] or row["pictures"][0]["pixels"][0] for row in rows]
 
 

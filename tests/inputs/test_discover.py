@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from star_batch.errors import InputError
-from star_batch.inputs.planning import InputPlan, RowGroup, plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.parquet import RowGroup
+from star_batch.inputs.rows import InputPlan, read_rows
 from star_batch.storage.location import Location
 from tests.conftest import BUCKET
 from tests.pipeline.samples import SCHEMA, input_config, rows, write
@@ -18,11 +20,11 @@ from tests.pipeline.samples import SCHEMA, input_config, rows, write
 
 def names(path: Path | str | list[Path], own: Path | None = None, **more: Any) -> list[str]:
     plan = plan_input(input_config(path, **more), None if own is None else Location.of(str(own)))
-    return sorted({group.name for group in plan.row_groups if isinstance(group, RowGroup)})
+    return sorted({group.name for group in plan.pieces if isinstance(group, RowGroup)})
 
 
 def read(plan: InputPlan) -> list[str]:
-    return [id for group in plan.row_groups for table in read_rows(plan, group) for id in table[0].to_pylist()]
+    return [id for group in plan.pieces for table in read_rows(plan, group) for id in table[0].to_pylist()]
 
 
 def put(*files: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from star_batch.commit.fingerprint import fingerprint_of
 from star_batch.errors import InputError
+from star_batch.inputs.base import plan_input
 from star_batch.inputs.labels import label_names, named
-from star_batch.inputs.planning import plan_input, read_rows
+from star_batch.inputs.rows import read_rows
 from tests.pipeline.samples import input_config, job, png
 
 SCHEMA = pa.schema([("label", pa.int64()), ("other", pa.float64())])
@@ -79,7 +80,7 @@ def write(path: Path, values: pa.Array, names: list[str] | None) -> None:
 
 def kinds(path: Path, **more: Any) -> list[Any]:
     plan = plan_input(input_config(path, **more))
-    return [kind for group in plan.row_groups for table in read_rows(plan, group) for kind in table["kind"].to_pylist()]
+    return [kind for group in plan.pieces for table in read_rows(plan, group) for kind in table["kind"].to_pylist()]
 
 
 @pytest.mark.parametrize(

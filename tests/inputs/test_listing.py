@@ -13,7 +13,9 @@ from star_batch.commit.digests import digest_ids, is_in, joined
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
 from star_batch.inputs import folders
-from star_batch.inputs.planning import ID_COLUMN, QUESTION_COLUMN, InputPlan, plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.pieces import ID_COLUMN, QUESTION_COLUMN
+from star_batch.inputs.rows import InputPlan, read_rows
 from star_batch.storage.location import Location
 from tests.conftest import BUCKET
 from tests.pipeline.samples import png
@@ -25,7 +27,7 @@ def images(path: Path | str, **more: Any) -> Input:
 
 
 def ids(plan: InputPlan) -> list[str]:
-    read = [table for group in plan.row_groups for table in read_rows(plan, group, rows_per_table=2)]
+    read = [table for group in plan.pieces for table in read_rows(plan, group, rows_per_table=2)]
     found: list[str] = pa.concat_tables(read)[ID_COLUMN].to_pylist()
     assert found == plan.ids().to_pylist()
     assert len(found) == plan.num_rows
@@ -89,7 +91,7 @@ def test_every_image_is_asked_every_question(photos: Path) -> None:
     left = plan.only(~is_in(plan.digests(), joined([digest_ids(["a.png#kind", "b.JPG#many"])])))
     assert left.num_rows == 8
     assert "a.png#many" in ids(left)
-    [table] = [table for group in plan.row_groups for table in read_rows(plan, group)]
+    [table] = [table for group in plan.pieces for table in read_rows(plan, group)]
     assert table[QUESTION_COLUMN].to_pylist() == ["kind", "many"] * 5
     assert table["image"].to_pylist() == [name for name in FOUND for _ in range(2)]
 
@@ -99,7 +101,7 @@ def test_a_task_takes_along_only_the_names_that_it_reads(tmp_path: Path, monkeyp
     monkeypatch.setattr(folders.Walk, "files", lambda *_: iter(names))
     plan = plan_input(images(tmp_path))
     assert plan.num_rows == 20_000
-    assert max(len(pickle.dumps(group)) for group in plan.row_groups) < 120_000
+    assert max(len(pickle.dumps(group)) for group in plan.pieces) < 120_000
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from star_batch import images
 from star_batch.config import Input
-from star_batch.inputs.planning import plan_input, read_rows
+from star_batch.inputs.base import plan_input
 from star_batch.inputs.preprocess import Preprocess
+from star_batch.inputs.rows import read_rows
 from star_batch.inputs.sources import Sources
 from tests.pipeline.fakes import SIDE, FakePreprocessor
 from tests.pipeline.samples import input_config, png, write
@@ -27,8 +28,13 @@ def prepare(path: Path, records: list[dict[str, Any]], types: dict[str, Any], **
     schema = pa.schema([(name, types[name]) for name in types if any(name in record for record in records)])
     config: Input = input_config(write(path / "in" / "a.parquet", records, schema), **more)
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=FakePreprocessor)
-    tables = [stage(table) for group in plan.row_groups for table in read_rows(plan, group)]
+    stage = Preprocess(
+        input=config,
+        schema=plan.schema,
+        sources=Sources.of(config, plan.root, only_names=plan.only_names),
+        load=FakePreprocessor,
+    )
+    tables = [stage(table) for group in plan.pieces for table in read_rows(plan, group)]
     return [row for table in tables for row in table.to_pylist()]
 
 
@@ -60,8 +66,13 @@ def test_dates_that_python_has_not_are_carried_along_and_written_as_arrow_does(t
         tmp_path / "in.parquet", prompt="{name} until {until}", prompt_column=None, keep_columns=["again"]
     )
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=FakePreprocessor)
-    [done] = [stage(table) for group in plan.row_groups for table in read_rows(plan, group)]
+    stage = Preprocess(
+        input=config,
+        schema=plan.schema,
+        sources=Sources.of(config, plan.root, only_names=plan.only_names),
+        load=FakePreprocessor,
+    )
+    [done] = [stage(table) for group in plan.pieces for table in read_rows(plan, group)]
     assert done["keep:again"].combine_chunks().equals(far.cast(pa.timestamp("ms")))
     assert done["prompt"][0].as_py().startswith("a until ")
     assert done["error_type"].to_pylist() == [None, "prompt_missing"]
@@ -187,9 +198,11 @@ def test_a_failure_that_is_no_rows_fault_rises(tmp_path: Path) -> None:
         )
     )
     plan = plan_input(config)
-    stage = Preprocess(input=config, schema=plan.schema, sources=Sources.of(config, plan.root), load=Broken)
+    stage = Preprocess(
+        input=config, schema=plan.schema, sources=Sources.of(config, plan.root, only_names=plan.only_names), load=Broken
+    )
     with pytest.raises(RuntimeError, match="wrong processor"):
-        stage(next(read_rows(plan, plan.row_groups[0])))
+        stage(next(read_rows(plan, plan.pieces[0])))
 
 
 def test_several_questions_about_an_image_decode_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

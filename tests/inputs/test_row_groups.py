@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from star_batch.commit.readable import to_python
 from star_batch.errors import InputError
-from star_batch.inputs.planning import RowGroup, plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.parquet import RowGroup
+from star_batch.inputs.rows import read_rows
 from star_batch.pipeline.read import memory_per_task
 from star_batch.storage.parquet import open_parquet, read_batches
 from tests.pipeline.samples import input_config, rows, write
@@ -90,7 +92,7 @@ def test_a_batch_that_arrow_cannot_hold_is_read_again_in_smaller_ones(tmp_path: 
 def test_of_a_group_that_is_half_done_nothing_is_read_behind_the_last_wanted_row(tmp_path: Path) -> None:
     plan = plan_input(input_config(write(tmp_path / "a.parquet", rows(40), row_group_size=40)))
     todo = plan.only(np.arange(40) == 5)
-    [group] = todo.row_groups
+    [group] = todo.pieces
     tables = list(read_rows(todo, group))
     assert [table["star_batch:id"].to_pylist() for table in tables] == [["a.parquet#5"]]
 
@@ -102,7 +104,7 @@ def test_a_value_that_does_not_fit_names_its_row(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.parquet", records, schema, row_group_size=30)
     plan = plan_input(input_config(tmp_path, keep_columns=["x"]))
     with pytest.raises(InputError) as caught:
-        [list(read_rows(plan, group)) for group in plan.row_groups]
+        [list(read_rows(plan, group)) for group in plan.pieces]
     assert str(caught.value).startswith(f"{tmp_path}/b.parquet: row 40, column 'x': cannot be read as int64: ")
     assert "9223372036854775809" in str(caught.value)
 
@@ -117,11 +119,11 @@ def test_text_that_is_not_utf8_ends_no_job(tmp_path: Path) -> None:
     table = pa.table({"image": [b"a", b"b"], "question": bad_text(), "words": nested})
     pq.write_table(table, tmp_path / "a.parquet")
     plan = plan_input(input_config(tmp_path))
-    [found] = read_rows(plan, plan.row_groups[0])
+    [found] = read_rows(plan, plan.pieces[0])
     assert found["question"].to_pylist() == ["caf\\xe9", "x"]
     plan = plan_input(input_config(tmp_path, choices_column="words"))
     with pytest.raises(InputError, match=r"row 0, column 'words': .*UTF8"):
-        list(read_rows(plan, plan.row_groups[0]))
+        list(read_rows(plan, plan.pieces[0]))
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
@@ -146,28 +148,24 @@ def test_a_struct_with_two_fields_of_one_name_is_refused(tmp_path: Path) -> None
 def test_memory_is_set_aside_only_for_large_row_groups(tmp_path: Path) -> None:
     plan = plan_input(input_config(write(tmp_path / "a.parquet", rows(2))))
     machines = [{"Alive": alive, "Resources": {"memory": memory}} for alive, memory in [(True, 8e9), (False, 1e9)]]
-    [group] = plan.row_groups
+    [group] = plan.pieces
     assert isinstance(group, RowGroup)
     assert 0 < group.largest < 100_000
     assert memory_per_task(plan, machines) is None
     for largest, asked in [(10**9, 1e9), (10**10, 2e9)]:
-        group = RowGroup(path="", name="", index=0, first_row=0, num_rows=1, fan=1, largest=largest)
-        assert (
-            memory_per_task(
-                type(plan)(root=plan.root, schema=plan.schema, id_column=None, row_groups=(group,)), machines
-            )
-            == asked
-        )
+        group = RowGroup(path="", name="", index=0, first_row=0, num_rows=1, fan=1, largest_column=largest)
+        assert memory_per_task(type(plan)(root=plan.root, schema=plan.schema, pieces=(group,)), machines) == asked
 
 
 MEASURE = """
 import resource, sys
 from star_batch.config import Input
-from star_batch.inputs.planning import plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.rows import read_rows
 limit = int(sys.argv[2]) or None
 plan = plan_input(Input(path=sys.argv[1], prompt="what?", limit=limit))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(sum(table.num_rows for group in plan.row_groups for table in read_rows(plan, group)))
+print(sum(table.num_rows for group in plan.pieces for table in read_rows(plan, group)))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 

@@ -23,7 +23,7 @@ from tests.pipeline.samples import input_config, png
 
 def read(root: Location, name: Any, **more: Any) -> bytes | str:
     """The image's bytes, or the type of the error."""
-    [found] = Sources.of(input_config(root.url, **more), root).read_all([name])
+    [found] = Sources.of(input_config(root.url, **more), root, only_names=more.get("kind") == "images").read_all([name])
     if found.error is not None:
         assert str(found.error)
         return found.error.kind

@@ -16,7 +16,9 @@ from star_batch.commit.snapshots import read_snapshot
 from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import InputError
-from star_batch.inputs.planning import ID_COLUMN, distinct, plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.pieces import ID_COLUMN
+from star_batch.inputs.rows import distinct, read_rows
 from star_batch.openai import batch as openai_batch
 from star_batch.openai.batch import stage, write_results
 from star_batch.openai.files import find_files
@@ -39,7 +41,7 @@ def lines(path: Path, requests: list[Any]) -> Path:
 
 def rows(config: JobConfig) -> list[dict[str, Any]]:
     plan = plan_input(config.input)
-    return [row for group in plan.row_groups for table in read_rows(plan, group) for row in table.to_pylist()]
+    return [row for group in plan.pieces for table in read_rows(plan, group) for row in table.to_pylist()]
 
 
 REQUESTS = [

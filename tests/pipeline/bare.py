@@ -14,7 +14,8 @@ import pyarrow as pa
 from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import StarBatchError
-from star_batch.inputs.planning import ID_COLUMN, read_rows
+from star_batch.inputs.pieces import ID_COLUMN
+from star_batch.inputs.rows import read_rows
 from star_batch.monitor.intervals import Totals
 from star_batch.pipeline.flow import Work
 from star_batch.pipeline.job import run
@@ -33,7 +34,7 @@ _processes.set_forkserver_preload(["tests.pipeline.bare"])
 def answer_all(work: Work) -> None:
     """Every unit of rows is answered, noted down and committed, one after the other; while the file `HOLD` is
     there, none after the first."""
-    tables = pa.concat_tables(table for group in work.plan.row_groups for table in read_rows(work.plan, group))
+    tables = pa.concat_tables(table for group in work.plan.pieces for table in read_rows(work.plan, group))
     ids = tables[ID_COLUMN].to_pylist()
     unit = work.config.output.rows_per_file
     for start in range(0, len(ids), unit):

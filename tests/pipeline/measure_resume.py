@@ -24,7 +24,8 @@ from star_batch.commit.finalise import check_rows
 from star_batch.commit.fingerprint import Fingerprint
 from star_batch.commit.markers import Commit
 from star_batch.commit.snapshots import Epoch, ids_of, next_epoch, open_epoch, read_snapshot
-from star_batch.inputs.planning import distinct, plan_input
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.rows import distinct
 from star_batch.storage.location import Location
 from tests.pipeline.samples import input_config
 

@@ -14,7 +14,7 @@ from star_batch.commit.lease import Lease
 from star_batch.commit.snapshots import read_snapshot
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, LeaseHeld, OutputError
-from star_batch.inputs.planning import plan_input
+from star_batch.inputs.base import plan_input
 from star_batch.storage.compare_and_swap import read, swap
 from star_batch.storage.location import Location, failing_as
 from star_batch.storage.probe import probe

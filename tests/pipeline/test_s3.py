@@ -17,7 +17,8 @@ from star_batch.commit.layout import begin
 from star_batch.commit.snapshots import ids_of, read_snapshot
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, OutputError
-from star_batch.inputs.planning import plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.rows import read_rows
 from star_batch.pipeline.job import run
 from star_batch.report.gallery import MAX_CARDS
 from star_batch.report.redraw import redraw
@@ -90,7 +91,7 @@ def test_inputs_in_two_buckets_are_named_with_them(s3_endpoint: str) -> None:
     paths = [f"s3://{BUCKET}/in/0.parquet", "s3://other"]
     plan = plan_input(input_config(paths, storage_options=options(s3_endpoint)))
     assert plan.ids().to_pylist() == [f"{BUCKET}/in/0.parquet#0", "other/0.parquet#0"]
-    assert sum(table.num_rows for group in plan.row_groups for table in read_rows(plan, group)) == 2
+    assert sum(table.num_rows for group in plan.pieces for table in read_rows(plan, group)) == 2
 
 
 def test_a_bucket_that_is_not_there_cannot_be_written_to(s3_endpoint: str) -> None:

@@ -9,18 +9,21 @@ from hypothesis import strategies as st
 
 from star_batch.commit.digests import digest_ids, is_in, joined
 from star_batch.errors import ConfigError, InputError
-from star_batch.inputs.planning import ID_COLUMN, InputPlan, RowGroup, distinct, plan_input, read_rows
+from star_batch.inputs.base import plan_input
+from star_batch.inputs.parquet import RowGroup
+from star_batch.inputs.pieces import ID_COLUMN
+from star_batch.inputs.rows import InputPlan, distinct, read_rows
 from tests.pipeline.samples import SCHEMA, input_config, rows, write
 
 
 def read(plan: InputPlan, rows_per_table: int = 1024) -> pa.Table:
     return pa.concat_tables(
-        table for group in plan.row_groups for table in read_rows(plan, group, rows_per_table=rows_per_table)
+        table for group in plan.pieces for table in read_rows(plan, group, rows_per_table=rows_per_table)
     )
 
 
 def names(plan: InputPlan) -> list[str]:
-    return sorted({group.name for group in plan.row_groups if isinstance(group, RowGroup)})
+    return sorted({group.name for group in plan.pieces if isinstance(group, RowGroup)})
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_done_rows_are_left_out(folder: Path) -> None:
     assert read(todo, rows_per_table=4)[ID_COLUMN].to_pylist() == [id for id in ids if id not in done]
     assert todo.num_rows == 32 - len(done)
     assert todo.ids().to_pylist() == [id for id in ids if id not in done]
-    assert {group.index for group in todo.row_groups if isinstance(group, RowGroup)} == {1, 2}
+    assert {group.index for group in todo.pieces if isinstance(group, RowGroup)} == {1, 2}
     again = todo.only(~is_in(todo.digests(), joined([digest_ids([ids[10], ids[14]])])))
     assert read(again)[ID_COLUMN].to_pylist() == [ids[13], *ids[15:25]]
 

@@ -1,0 +1,115 @@
+"""Parquet files: which there are, their row groups and columns, and the rows of one. Knows no row's meaning and no Ray.
+
+A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from star_batch.config import Input
+from star_batch.errors import InputError
+from star_batch.inputs.base import Format, places_of
+from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
+from star_batch.inputs.discover import find_files, with_scheme
+from star_batch.inputs.pieces import Piece
+from star_batch.inputs.row_groups import Footer, read_footer, read_group
+from star_batch.inputs.rows import InputPlan, in_threads
+from star_batch.storage.location import Location
+from star_batch.wording import printable
+
+logger = logging.getLogger(__name__)
+
+
+class Parquet(Format):
+    """Files, folders and globs of Parquet; footers are read, and no row."""
+
+    def plan(self, config: Input, output: Location | None = None) -> InputPlan:
+        wanted = wanted_columns(config)
+        root, files = find_files(places_of(config), output)
+        columns = list(dict.fromkeys(column.column for column in wanted))
+        found = in_threads(lambda file: read_footer(root, file, columns), list(files.values()))
+        footers = _with_rows(dict(zip(files, found, strict=True)), root)
+        fan = len(config.asked)
+        groups = [group for name, footer in footers.items() for group in _row_groups(name, files[name], footer, fan)]
+        schemas = {name: footer.schema for name, footer in footers.items()}
+        return InputPlan(
+            root=root,
+            schema=unified_schema(wanted, schemas),
+            labels=label_columns(wanted, schemas),
+            id_column=config.id_column,
+            pieces=tuple(_limited(groups, config.limit)),
+            questions=tuple(config.questions or ()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup(Piece):
+    """The first rows of one row group; `first_row` is the number in the file of the group's first."""
+
+    path: str
+    name: str
+    index: int
+    first_row: int
+    largest_column: int = 0
+
+    @property
+    def file(self) -> str | None:
+        return self.name
+
+    @property
+    def largest(self) -> int:
+        return self.largest_column
+
+    def folder(self, root: Location) -> str | None:
+        return with_scheme(os.path.dirname(self.path), root)
+
+    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
+        start = self.first_row + first
+        numbers = pa.array(range(start, start + num_rows), pa.int64()).cast(pa.string())
+        return pc.binary_join_element_wise(self.name, numbers, "#")
+
+    def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
+        return read_group(
+            root,
+            self.path,
+            self.index,
+            schema,
+            first_row=self.first_row,
+            num_rows=self.rows_until_the_last,
+            most_rows=most_rows,
+            num_bytes=num_bytes,
+        )
+
+
+def _with_rows(footers: dict[str, Footer], root: Location) -> dict[str, Footer]:
+    """Without files that hold nothing, whose columns may be anything, or none."""
+    filled = {name: footer for name, footer in footers.items() if any(footer.rows)}
+    shown = printable(root.shown)
+    if not filled:
+        raise InputError(f"{shown}: {len(footers)} Parquet files without a single row")
+    if empty := footers.keys() - filled.keys():
+        logger.info("%s: left out, as files without rows: %s", shown, f"{len(empty):,}")
+    return filled
+
+
+def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowGroup]:
+    first = 0
+    for index, (rows, largest) in enumerate(zip(footer.rows, footer.largest, strict=True)):
+        if rows:
+            yield RowGroup(
+                path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan, largest_column=largest
+            )
+        first += rows
+
+
+def _limited(groups: Iterable[RowGroup], limit: int | None) -> Iterator[RowGroup]:
+    for group in groups:
+        rows = group.num_rows if limit is None else min(group.num_rows, limit)
+        if rows:
+            yield replace(group, num_rows=rows)
+        limit = None if limit is None else limit - rows

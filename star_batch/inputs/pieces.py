@@ -1,0 +1,76 @@
+"""Pieces of an input: what one read takes, and the names of the columns that every table of rows has. Knows no format.
+
+A piece knows how its rows are read and what they are called; which of them are wanted is told to it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import pyarrow as pa
+
+from star_batch.storage.location import Location
+
+ID_COLUMN = "star_batch:id"
+"""The column of ids in every table that this package reads; always text, never null."""
+
+QUESTION_COLUMN = "star_batch:question"
+"""The name of the question that a row asks, where there are several."""
+
+FOLDER_COLUMN = "star_batch:folder"
+"""The folder of the file that a row is from, as bytes; rows may name the files that are there."""
+
+BYTES_PER_TABLE = 32 * 2**20
+"""Of rows that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece(ABC):
+    """`num_rows` rows of the input, each asked `fan` questions; of these only the positions in `wanted`, if given."""
+
+    num_rows: int
+    fan: int = 1
+    wanted: pa.Int64Array | None = None
+
+    def __len__(self) -> int:
+        return self.num_rows * self.fan if self.wanted is None else len(self.wanted)
+
+    @abstractmethod
+    def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
+        """The piece's rows from the first to the last that is wanted, in order, with the columns of `schema`.
+
+        A table holds at most `most_rows` rows, and about as many bytes as `num_bytes` or one row.
+
+        Raises:
+            InputError: the piece cannot be read, or is broken there.
+        """
+
+    @abstractmethod
+    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
+        """Stable ids for rows that bring none: a person finds the row again by them, however a read is split."""
+
+    @property
+    def file(self) -> str | None:
+        """The name, below the input's root, of the file that it is a part of; None where each row is a file."""
+        return None
+
+    @property
+    def largest(self) -> int:
+        """Bytes that reading may cost at once, beside the rows themselves."""
+        return 0
+
+    def folder(self, root: Location) -> str | None:
+        """Where the file is whose rows these are, if rows may name what lies beside it."""
+        return None
+
+    def narrowed(self, positions: pa.Int64Array) -> Self:
+        """Of what is wanted, only these positions."""
+        if len(positions) == len(self):
+            return self
+        return replace(self, wanted=positions if self.wanted is None else self.wanted.take(positions))
+
+    @property
+    def rows_until_the_last(self) -> int:
+        """So many rows have to be read."""
+        return self.num_rows if self.wanted is None else self.wanted[-1].as_py() // self.fan + 1
