@@ -28,7 +28,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from star_batch.errors import LeaseHeld, LeaseLost, OutputError, StarBatchError
-from star_batch.storage.compare_and_swap import Read, read, swap
+from star_batch.storage.compare_and_swap import Read, compare_and_swap, read
 from star_batch.storage.crashes import crash_at
 from star_batch.storage.location import STORAGE_ERRORS, Location, explain, failing_as
 from star_batch.wording import printable
@@ -167,7 +167,7 @@ class Lease:
     def _put(self, file: Location, there: Read | None) -> bool:
         crash_at("while taking the lease")
         self._terms = _fresh(self._terms)
-        is_ours = swap(file, there, self._terms.to_json())
+        is_ours = compare_and_swap(file, there, self._terms.to_json())
         if is_ours:
             crash_at("after taking the lease")
         return is_ours
@@ -202,7 +202,7 @@ class Lease:
             if there is None and terms.is_released:
                 return None
             crash_at("while renewing the lease")
-            if swap(file, there, terms.to_json()):
+            if compare_and_swap(file, there, terms.to_json()):
                 if found is None:
                     logger.warning("%s: %s; it was written again", file.shown, _harm(there))
                 return None

@@ -12,7 +12,8 @@ from star_batch.commit.markers import Commit
 from star_batch.config import Input, JobConfig
 from star_batch.errors import ConfigError
 from star_batch.inputs.rows import InputPlan
-from star_batch.storage.location import Location, scheme_of
+from star_batch.storage.location import Location
+from star_batch.storage.urls import scheme_of
 
 
 class Format(ABC):

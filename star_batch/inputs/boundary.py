@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from star_batch.config import Input
-from star_batch.storage.location import Location, scheme_of
+from star_batch.storage.location import Location
+from star_batch.storage.urls import scheme_of
 
 STORES = ("s3", "gs")
 

@@ -16,7 +16,8 @@ from fsspec.utils import glob_translate
 from star_batch.errors import InputError
 from star_batch.inputs.folders import NO_FILE, TWICE, Walk
 from star_batch.inputs.listing import as_text, is_image
-from star_batch.storage.location import Location, failing_as, scheme_of
+from star_batch.storage.location import Location, failing_as
+from star_batch.storage.urls import scheme_of
 from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)

@@ -31,8 +31,9 @@ from star_batch.inputs.boundary import STORES, Boundary, is_inside
 from star_batch.inputs.deadline import Again, Late, each_within
 from star_batch.inputs.fetch import Fetched
 from star_batch.regular import read_regular
-from star_batch.storage.location import STORAGE_ERRORS, Location, explain, scheme_of
+from star_batch.storage.location import STORAGE_ERRORS, Location, explain
 from star_batch.storage.redaction import redacted
+from star_batch.storage.urls import scheme_of
 from star_batch.wording import printable
 
 _Place: TypeAlias = str | Location

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from star_batch.commit.layout import ANSWERS, COMMITS, EPOCHS, RUN
-from star_batch.storage.location import Location, scheme_of
+from star_batch.storage.location import Location
+from star_batch.storage.urls import scheme_of
 from star_batch.wording import printable
 
 OWN_ANSWERS = "answers of a job"

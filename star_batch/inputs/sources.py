@@ -14,8 +14,9 @@ from star_batch.errors import ImageError, ImageFetchRefused, ImageMissing, Image
 from star_batch.formats import begins_as_image
 from star_batch.inputs.fetch import SCHEMES, Fetched, fetch_all
 from star_batch.inputs.files import Files, NamedFile
-from star_batch.storage.location import Location, scheme_of
+from star_batch.storage.location import Location
 from star_batch.storage.redaction import redacted
+from star_batch.storage.urls import scheme_of
 from star_batch.wording import printable
 
 # The smallest image of one pixel is longer, and so is no path on any system.

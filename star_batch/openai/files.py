@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from star_batch.config import Input
 from star_batch.errors import InputError
-from star_batch.storage.location import Location, explain, failing_as, scheme_of
+from star_batch.storage.location import Location, explain, failing_as
+from star_batch.storage.urls import scheme_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from star_batch.storage.location import Location, scheme_of
+from star_batch.storage.location import Location
 from star_batch.storage.locks import locked
 from star_batch.storage.trouble import code_of
+from star_batch.storage.urls import scheme_of
 
 S3 = ("s3", "s3a")
 GOOGLE = ("gs", "gcs")
@@ -39,7 +40,7 @@ def read(file: Location) -> Read | None:
         return None
 
 
-def swap(file: Location, before: Read | None, data: bytes) -> bool:
+def compare_and_swap(file: Location, before: Read | None, data: bytes) -> bool:
     """Write `data` if the file is still as it was `before`; False if it has become another's, or is gone."""
     try:
         return _swap(file, before, data)

@@ -9,62 +9,36 @@ import errno
 import functools
 import logging
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import unquote
 
 import fsspec
-import tenacity
 
 from star_batch.config import RETRY_SECONDS
 from star_batch.errors import ConfigError, StarBatchError
 from star_batch.storage.locks import locked
 from star_batch.storage.patient import PatientFile
 from star_batch.storage.redaction import has_userinfo, redacted, without_credentials
+from star_batch.storage.retry import retrying
 from star_batch.storage.trouble import STORAGE_ERRORS as STORAGE_ERRORS
-from star_batch.storage.trouble import code_of, is_transient, typed
+from star_batch.storage.trouble import code_of, typed
 from star_batch.storage.trouble import explain as explain
+from star_batch.storage.urls import absolute, scheme_of, with_defaults
 from star_batch.wording import printable
 
 # FAT, some FUSE mounts and some network shares.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_LONGEST_WAIT = 20.0
-_TOLD_ATTEMPT = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # It logs what it raises as well, with a traceback each time.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 # Else it asks another service, by gRPC and for minutes, what kind of bucket it is; conditions go by the JSON API alone.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-
-
-def _retrying(place: "Location") -> tenacity.Retrying:
-    """Patient for as long as the place says; waits grow, and differ between workers."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT),
-        stop=tenacity.stop_after_delay(place.retry_seconds),
-        before_sleep=functools.partial(_tell, place),
-        # Looked up at each call, as the clock is.
-        sleep=lambda seconds: time.sleep(seconds),
-        reraise=True,
-    )
-
-
-def _tell(place: "Location", state: tenacity.RetryCallState) -> None:
-    """A person who waits should know what for; a hiccup is not worth a word."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    if state.attempt_number == _TOLD_ATTEMPT and error is not None:
-        why = explain(error, place.options)
-        logger.warning("%s: %s; trying again for up to %.0f seconds", place.shown, why, place.retry_seconds)
 
 
 def _retried(method: Callable[Concatenate["Location", P], T]) -> Callable[Concatenate["Location", P], T]:
@@ -104,8 +78,8 @@ class Location:
         scheme, rest = scheme_of(url), url.partition("://")[2].strip("/")
         if scheme != "file" and not rest:
             raise ConfigError(f"{printable(url)}: names no bucket")
-        url = _absolute(url) if scheme == "file" else f"{scheme}://{url.partition('://')[2].rstrip('/')}"
-        location = cls(url, _with_defaults(scheme, options or {}), retry_seconds)
+        url = absolute(url) if scheme == "file" else f"{scheme}://{url.partition('://')[2].rstrip('/')}"
+        location = cls(url, with_defaults(scheme, options or {}), retry_seconds)
         location._check_scheme()
         return location
 
@@ -184,7 +158,7 @@ class Location:
             with typed():
                 return work()
 
-        return _retrying(self)(once)
+        return retrying(self)(once)
 
     def open_file(self, path: str) -> Any:
         """A file of the same file system, under that system's own name for it, to read and seek in."""
@@ -286,36 +260,6 @@ def _walked(top: str, with_sizes: bool) -> Iterator[tuple[str, int]]:
 def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def scheme_of(url: str) -> str:
-    """`file` for a plain path."""
-    return url.split("://", 1)[0].lower() if "://" in url else "file"
-
-
-def _absolute(path: str) -> str:
-    """A path as it is written; of a URI what it means, whose `%20` is a space."""
-    if scheme_of(path) == "file" and "://" in path:
-        rest = path.partition("://")[2]
-        path = unquote(
-            rest.removeprefix("localhost") if rest.startswith("localhost/") else rest, errors="surrogateescape"
-        )
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _with_defaults(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(options)
-    if scheme in ("s3", "s3a"):
-        given.setdefault("use_listings_cache", False)
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        # Written down here because workers on other machines do not share this environment.
-        if endpoint and "endpoint_url" not in given.get("client_kwargs", {}):
-            given.setdefault("endpoint_url", endpoint)
-    if scheme in ("gs", "gcs"):
-        given.setdefault("use_listings_cache", False)
-        if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
-            given.setdefault("endpoint_url", emulator)
-    return given
 
 
 @contextlib.contextmanager

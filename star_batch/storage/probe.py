@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from star_batch.errors import OutputError
-from star_batch.storage.compare_and_swap import GOOGLE, S3, read, swap
-from star_batch.storage.location import Location, failing_as, scheme_of
+from star_batch.storage.compare_and_swap import GOOGLE, S3, compare_and_swap, read
+from star_batch.storage.location import Location, failing_as
 from star_batch.storage.trouble import STORAGE_ERRORS, is_unknown_to_server
+from star_batch.storage.urls import scheme_of
 
 PROBES = "_probe"
 _OLD_SECONDS = 3600.0
@@ -66,9 +67,9 @@ def _creates(file: Location) -> bool:
 def _swaps(file: Location) -> bool:
     """Whether a write counts if nothing has changed, and only then."""
     before = read(file)
-    if not _is_known(lambda: swap(file, before, b"third")):
+    if not _is_known(lambda: compare_and_swap(file, before, b"third")):
         return False
-    return not swap(file, before, b"fourth") and file.read_bytes() == b"third"
+    return not compare_and_swap(file, before, b"fourth") and file.read_bytes() == b"third"
 
 
 def _is_known(write: Callable[[], bool | None]) -> bool:

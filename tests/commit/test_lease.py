@@ -14,7 +14,7 @@ import pytest
 from star_batch.commit import lease as module
 from star_batch.commit.lease import CLOCK_SKEW_SECONDS, LEASE, Lease, Terms, read_lease
 from star_batch.errors import Interrupted, LeaseHeld, LeaseLost, OutputError
-from star_batch.storage.compare_and_swap import read, swap
+from star_batch.storage.compare_and_swap import compare_and_swap, read
 from star_batch.storage.location import Location
 from tests.conftest import BUCKET
 from tests.pipeline.test_s3 import options
@@ -251,21 +251,21 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def test_a_swap_counts_only_if_nobody_was_faster(output: Location) -> None:
     file = output.at("x")
-    assert swap(file, None, b"one")
-    assert not swap(file, None, b"two")
+    assert compare_and_swap(file, None, b"one")
+    assert not compare_and_swap(file, None, b"two")
     before = read(file)
-    assert swap(file, before, b"three")
-    assert not swap(file, before, b"four")
+    assert compare_and_swap(file, before, b"three")
+    assert not compare_and_swap(file, before, b"four")
     assert file.read_bytes() == b"three"
 
 
 def test_a_swap_whose_reply_was_lost_has_counted(output: Location) -> None:
     file = output.at("x")
-    assert swap(file, None, b"one")
-    assert swap(file, None, b"one")
+    assert compare_and_swap(file, None, b"one")
+    assert compare_and_swap(file, None, b"one")
     before = read(file)
-    assert swap(file, before, b"two")
-    assert swap(file, before, b"two")
+    assert compare_and_swap(file, before, b"two")
+    assert compare_and_swap(file, before, b"two")
 
 
 @pytest.mark.parametrize("seconds", [1e9, 3601.0, 0.0, -5.0, float("nan")])

@@ -17,8 +17,8 @@ from star_batch.errors import StarBatchError
 from star_batch.inputs.pieces import ID_COLUMN
 from star_batch.inputs.rows import read_rows
 from star_batch.monitor.intervals import Totals
+from star_batch.pipeline import job
 from star_batch.pipeline.flow import Work
-from star_batch.pipeline.job import run
 from star_batch.records import Answer, to_table
 from star_batch.storage.crashes import VARIABLE
 from tests.pipeline.fakes import FAKE
@@ -43,24 +43,33 @@ def answer_all(work: Work) -> None:
         with open(os.environ[LOG], "ab", buffering=0) as log:
             log.write("".join(f"{id}\n" for id in some).encode())
         answers = [Answer(id=id, text=id) for id in some]
-        commit_rows(work.epoch, to_table(answers, model="fake", fingerprint=work.epoch.fingerprint))
+        table = to_table(answers, model="fake", fingerprint=work.epoch.fingerprint)
+        for name in work.config.input.keep_columns:
+            table = table.append_column(name, tables[name].slice(start, unit).combine_chunks())
+        commit_rows(work.epoch, table)
         while os.path.exists(os.environ.get(HOLD, "")):
             time.sleep(0.05)
+
+
+WITHOUT_RAY: Mapping[str, Any] = {
+    "answer_all": answer_all,
+    "connected": lambda *_, **__: contextlib.nullcontext(),
+    "start_monitor": lambda: None,
+    "Reporter": lambda **_: contextlib.nullcontext(),
+    "read_totals": lambda _: Totals(),
+    "shown_resources": dict,
+}
+"""What stands in for names of `star_batch.pipeline.job`."""
 
 
 def be_job(config: JobConfig, environment: Mapping[str, str]) -> None:
     """What a process of `start` does; its exit code is the command line's."""
     os.environ.update(environment)
-    module: Any = sys.modules["star_batch.pipeline.job"]
-    module.answer_all = answer_all
-    module.connected = lambda *_, **__: contextlib.nullcontext()
-    module.start_monitor = lambda: None
-    module.Reporter = lambda **_: contextlib.nullcontext()
-    module.read_totals = lambda _: Totals()
-    module.shown_resources = dict
+    for name, substitute in WITHOUT_RAY.items():
+        setattr(job, name, substitute)
     logging.disable()
     try:
-        run(config, backend=FAKE)
+        job.run(config, backend=FAKE)
     except StarBatchError as error:
         with open(f"{os.environ[LOG]}.errors", "a", encoding="utf-8") as log:
             print(error, file=log)

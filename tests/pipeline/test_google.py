@@ -15,7 +15,7 @@ from star_batch.commit.snapshots import read_snapshot
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, LeaseHeld, OutputError
 from star_batch.inputs.base import plan_input
-from star_batch.storage.compare_and_swap import read, swap
+from star_batch.storage.compare_and_swap import compare_and_swap, read
 from star_batch.storage.location import Location, failing_as
 from star_batch.storage.probe import probe
 from star_batch.storage.trouble import explain, is_transient
@@ -127,13 +127,13 @@ def test_a_create_and_a_swap_go_by_generation(output: Location) -> None:
         file.create(b"two")
     before = read(file)
     assert before is not None
-    assert swap(file, before, b"three")
-    assert swap(file, before, b"three")  # as after a lost reply
-    assert not swap(file, before, b"four")
+    assert compare_and_swap(file, before, b"three")
+    assert compare_and_swap(file, before, b"three")  # as after a lost reply
+    assert not compare_and_swap(file, before, b"four")
     assert file.read_bytes() == b"three"
     file.delete()
     assert read(file) is None
-    assert not swap(file, before, b"five")
+    assert not compare_and_swap(file, before, b"five")
     assert not file.exists()
 
 
@@ -142,7 +142,7 @@ def test_of_many_swaps_at_once_one_counts(output: Location) -> None:
     file.create(b"first")
     before, won = read(file), []
     threads = [
-        threading.Thread(target=lambda n=n: won.append(n) if swap(file, before, f"{n}".encode()) else None)
+        threading.Thread(target=lambda n=n: won.append(n) if compare_and_swap(file, before, f"{n}".encode()) else None)
         for n in range(8)
     ]
     for thread in threads:
