@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 import ray.exceptions
 
-from star_batch.metrics import EngineStats, Progress, Readings, Snapshot
+from star_batch.metrics import EngineSnapshot, EngineStats, Progress, Readings
 
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
@@ -36,9 +36,9 @@ class Report:
     readings: Readings = field(default_factory=Readings)
     errors: Counter[str] = field(default_factory=Counter)
 
-    def snapshot(self, *, is_up: bool = True) -> Snapshot:
+    def snapshot(self, *, is_up: bool = True) -> EngineSnapshot:
         readings = self.readings if is_up else self.readings.at_the_end()
-        return Snapshot(engines=int(is_up), stats=self.stats, readings=readings, errors=self.errors)
+        return EngineSnapshot(engines=int(is_up), stats=self.stats, readings=readings, errors=self.errors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +139,11 @@ class Monitor:
             intervals=tuple(interval for mine in self._intervals.values() for interval in mine),
         )
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> EngineSnapshot:
         """All engines together; one that was not heard of for a while is not up any more."""
         oldest = time.monotonic() - _SILENCE_SECONDS
         reports = [(report, self._heard[actor] >= oldest) for actor, report in self._latest.items()]
-        return sum((report.snapshot(is_up=is_up) for report, is_up in reports), Snapshot())
+        return sum((report.snapshot(is_up=is_up) for report, is_up in reports), EngineSnapshot())
 
 
 def start_monitor() -> Any:
@@ -186,7 +186,7 @@ class Reporter:
 
     def _tell(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
-            engines: Snapshot = ray.get(self.monitor.snapshot.remote(), timeout=_PATIENCE_SECONDS)
+            engines: EngineSnapshot = ray.get(self.monitor.snapshot.remote(), timeout=_PATIENCE_SECONDS)
             if not engines.stats.rows_answered + engines.stats.rows_failed:
                 # The clock starts when the engines do: loading a model says nothing about the time that is left.
                 self._started = time.monotonic()

@@ -27,7 +27,7 @@ from star_batch.commit.snapshots import (
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.inputs.planning import InputPlan, distinct, plan_input
-from star_batch.metrics import Progress, Snapshot, Summary
+from star_batch.metrics import EngineSnapshot, Progress, Summary
 from star_batch.monitor.export import Board, endpoint, push
 from star_batch.openai.batch import stage, write_results
 from star_batch.pipeline.backend import Backend
@@ -257,7 +257,7 @@ def _begin(job: _Job, epoch: Epoch, kept: Sequence[Commit], total: int) -> None:
 def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
     # From here on there is something to wait for; whatever could be refused was refused before.
     num_before = sum(commit.rows for commit in kept)
-    job.on_progress(Progress.at(Snapshot(), seconds=0.0, before=num_before, total=total))
+    job.on_progress(Progress.at(EngineSnapshot(), seconds=0.0, before=num_before, total=total))
     most = job.config.faults.max_deaths_in_a_row
     with (
         connected(job.config.cluster, verbose=job.verbose) as is_own_ray,
