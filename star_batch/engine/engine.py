@@ -22,7 +22,9 @@ from star_batch.engine.repetition import Repetition
 from star_batch.engine.request_queue import Inbox, Ticket, Window
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
+from star_batch.engine.stopwatch import Stopwatch
 from star_batch.engine.threads import on_passing_thread
+from star_batch.engine.vision import VisionRunner
 from star_batch.errors import ConfigError, RecordError, StarBatchError
 from star_batch.metrics import EngineStats, Readings
 from star_batch.models import (
@@ -72,19 +74,22 @@ class Engine:
         self._intake = Intake(
             model, preprocessor, plan, budget, can_stop=bool(stop_ids), repetition_penalty=repetition_penalty
         )
-        runner = Runner(
-            model,
-            plan,
-            cache,
-            self._stats,
-            budget=budget,
-            vision_batch=options.vision_batch or _VISION_BATCH[model.device.type],
-            share_prefix=options.share_prefix,
-        )
+        stopwatch = Stopwatch(self._stats, model.device)
+        batch_size = options.vision_batch or _VISION_BATCH[model.device.type]
         self._core = Core(
             scheduler(budget),
-            runner,
+            VisionRunner(model, plan, self._stats, stopwatch=stopwatch, batch_size=batch_size),
+            Runner(
+                model,
+                plan,
+                cache,
+                self._stats,
+                budget=budget,
+                stopwatch=stopwatch,
+                share_prefix=options.share_prefix,
+            ),
             self._stats,
+            stopwatch=stopwatch,
             stop_ids=stop_ids,
             repetition=Repetition(preprocessor.image_id),
             decode=preprocessor.decode,

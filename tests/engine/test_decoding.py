@@ -252,8 +252,8 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
     records = random_records(9)
     with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(max_rows=4)) as engine:
         expected = engine.answer(records, max_new_tokens=6)
-        runner = engine._core._runner
-        encode = runner.encode
+        vision = engine._core._vision
+        encode = vision.encode
 
         def poisoned(images: Seq[SequenceImage]) -> list[EncodedImage]:
             encoded = encode(images)
@@ -262,7 +262,7 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
                     result.visual = result.visual * torch.nan
             return encoded
 
-        monkeypatch.setattr(runner, "encode", poisoned)
+        monkeypatch.setattr(vision, "encode", poisoned)
         found = [engine.answer(records, max_new_tokens=6) for _ in range(2)]
     for answers in found:
         assert [a.error_kind for a in answers] == [None, None, "not_finite", *[None] * 6]

@@ -201,17 +201,17 @@ def test_out_of_memory_while_encoding_halves_the_micro_batch(tiny: str, monkeypa
     records = random_records(9)
     with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=8)) as engine:
         expected = engine.answer(records, max_new_tokens=6)
-        runner = engine._core._runner
-        encode = runner.model.encode
+        vision = engine._core._vision
+        encode = vision.model.encode
 
         def with_memory_for_three(views: Tensor, sizes: list[tuple[int, int]]) -> ImageFeatures:
             if len(views) > 3:
                 raise torch.OutOfMemoryError("no memory for that many images")
             return encode(views, sizes)
 
-        monkeypatch.setattr(runner.model, "encode", with_memory_for_three)
+        monkeypatch.setattr(vision.model, "encode", with_memory_for_three)
         found = engine.answer(records, max_new_tokens=6)
-        assert runner.vision_batch == 2
+        assert vision.batch_size == 2
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
 
 
@@ -219,15 +219,15 @@ def test_an_image_that_does_not_fit_alone_fails_its_rows_alone(tiny: str, monkey
     bad = Image.new("RGB", (60, 60), "white")
     records = [Record(f"bad{i}", bad, "w1 w2", max_new_tokens=3) for i in range(2)] + random_records(3)
     with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=4)) as engine:
-        runner = engine._core._runner
-        encode = runner.encode
+        vision = engine._core._vision
+        encode = vision.encode
 
         def without_memory(images: list[SequenceImage]) -> object:
             if any((image.source.views == 255).all() for image in images):
                 raise torch.OutOfMemoryError("no memory for this image")
             return encode(images)
 
-        monkeypatch.setattr(runner, "encode", without_memory)
+        monkeypatch.setattr(vision, "encode", without_memory)
         found = engine.answer(records, max_new_tokens=3)
         assert engine.stats().rows_failed == 2
     assert [a.error_kind for a in found] == ["row_too_large"] * 2 + [None] * 3
@@ -241,14 +241,14 @@ def test_an_image_for_which_others_have_left_no_memory_is_tried_again(
     with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(vision_batch=2, max_rows=8)) as engine:
         expected = engine.answer(records, max_new_tokens=6)
         core = engine._core
-        encode = core._runner.encode
+        encode = core._vision.encode
 
         def with_memory_for_four(images: list[SequenceImage]) -> object:
             if len(core._scheduler.waiting) + len(images) > 4:
                 raise torch.OutOfMemoryError("others have it")
             return encode(images)
 
-        monkeypatch.setattr(core._runner, "encode", with_memory_for_four)
+        monkeypatch.setattr(core._vision, "encode", with_memory_for_four)
         found = engine.answer(records, max_new_tokens=6)
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
 
