@@ -12,7 +12,7 @@ from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.choices import NEGLIGIBLE, ChoiceNode, ChoiceSearch, choice_trie
 from star_batch.engine.finish import extend
 from star_batch.engine.sampling import next_tokens, nucleus
-from star_batch.engine.sequence import EncodedImage, Limits, Sequence, SequenceImage, seed_of
+from star_batch.engine.sequence import EncodedImage, SamplingParameters, Sequence, SequenceImage, seed_of
 from star_batch.models import Prompt
 from tests.tiny import random_image, random_records
 
@@ -181,7 +181,7 @@ def weighed(
         prompt=Prompt(((), ())),
         num_visual=1,
         counts=(1,),
-        limits=Limits(max_new_tokens=5),
+        sampling=SamplingParameters(max_new_tokens=5),
         output=output,
         search=ChoiceSearch(choices),
     )

@@ -18,7 +18,7 @@ from star_batch.commit.snapshots import look
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
 from star_batch.pipeline import Progress, run
-from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.backend import RecordEngine
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report.samples import Sampler, read_samples
 from star_batch.storage.location import Location
@@ -254,7 +254,7 @@ def test_a_model_that_cannot_be_loaded_is_the_error_that_arrives(
     assert said(capfd) == ""
 
 
-def load_nothing(config: JobConfig) -> Engine:
+def load_nothing(config: JobConfig) -> RecordEngine:
     raise RuntimeError("out of memory\nsecond line")
 
 
