@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from star_batch.engine import sequence
 from star_batch.engine.scheduler import Budget, Scheduler
-from star_batch.engine.sequence import Limits
+from star_batch.engine.sequence import SamplingParameters
 from star_batch.models import Prompt
 
 _VISUAL = (32, 576)
@@ -177,7 +177,7 @@ def _sequence(length: Length) -> sequence.Sequence:
         prompt=Prompt(((0,) * length.prompt, ())),
         num_visual=length.visual,
         counts=(length.visual,),
-        limits=Limits(max_new_tokens=length.answer),
+        sampling=SamplingParameters(max_new_tokens=length.answer),
     )
 
 
@@ -191,5 +191,5 @@ def _budget(mix: Sequence[Length], slots: int) -> Budget:
 def _extend(rows: Sequence[sequence.Sequence]) -> None:
     for row in rows:
         row.output.append(0)
-        if len(row.output) >= row.limits.max_new_tokens:
+        if len(row.output) >= row.sampling.max_new_tokens:
             row.finish_reason = "length"

@@ -11,7 +11,7 @@ import numpy as np
 from star_batch import images
 from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.scheduler import Budget
-from star_batch.engine.sequence import Limits, Sequence, SequenceImage, digest, seed_of
+from star_batch.engine.sequence import SamplingParameters, Sequence, SequenceImage, digest, seed_of
 from star_batch.errors import (
     ConfigError,
     ImageMissing,
@@ -31,7 +31,7 @@ from star_batch.wording import quoted
 _CHARACTERS_PER_TOKEN = 200  # more than any tokenizer packs into one
 
 
-class Intake:
+class Admission:
     """Checks a record against the model's context and the engine's memory while it is still one row's problem."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Intake:
         self._lock = threading.Lock()
         self._stats = EngineStats()
 
-    def sequence(self, record: Record, decoding: Decoding) -> Sequence:
+    def admit(self, record: Record, decoding: Decoding) -> Sequence:
         """A record made ready. Safe to call from any thread.
 
         Raises:
@@ -72,7 +72,7 @@ class Intake:
 
     def _sequence(self, record: Record, decoding: Decoding) -> Sequence:
         check_record(record)
-        limits = self._limits(record, decoding)
+        sampling = self._sampling(record, decoding)
         prompt = self._prompt(record)
         pictures = [self._picture(source) for source in record.images]
         images = tuple(self._image(record, index, picture) for index, picture in enumerate(pictures))
@@ -82,7 +82,7 @@ class Intake:
             prompt=prompt,
             num_visual=sum(image.layout.num_visual for image in images),
             counts=tuple(map(sum, zip(*per_image, strict=True))),
-            limits=limits,
+            sampling=sampling,
             kept=[] if record.with_kept else None,
             images=images,
         )
@@ -91,14 +91,14 @@ class Intake:
         self._check_size(sequence)
         return sequence
 
-    def _limits(self, record: Record, decoding: Decoding) -> Limits:
+    def _sampling(self, record: Record, decoding: Decoding) -> SamplingParameters:
         """With what the checkpoint says where the job says nothing, and stop strings that are special tokens as ids."""
-        limits = _limits(record, decoding, self._repetition_penalty)
-        if not limits.stop:
-            return limits
-        ids = {text: self._preprocessor.stop_id(text) for text in limits.stop}
+        parameters = _sampling_parameters(record, decoding, self._repetition_penalty)
+        if not parameters.stop:
+            return parameters
+        ids = {text: self._preprocessor.stop_id(text) for text in parameters.stop}
         return replace(
-            limits,
+            parameters,
             stop=tuple(text for text, id in ids.items() if id is None),
             stop_ids=frozenset(id for id in ids.values() if id is not None),
         )
@@ -133,10 +133,10 @@ class Intake:
         check_choices(token_ids, can_stop=self._can_stop)
         sequence.search = ChoiceSearch(token_ids)
         longest = max(map(len, token_ids.values()))
-        sequence.limits = replace(sequence.limits, max_new_tokens=longest + 1)
+        sequence.sampling = replace(sequence.sampling, max_new_tokens=longest + 1)
 
     def _check_size(self, sequence: Sequence) -> None:
-        needed = sequence.prompt.num_tokens + sequence.num_visual + sequence.limits.max_new_tokens
+        needed = sequence.prompt.num_tokens + sequence.num_visual + sequence.sampling.max_new_tokens
         if needed > self._model.context_length:
             context = self._model.context_length
             raise PromptTooLong(f"prompt, image and answer need {needed} positions; the model has {context}")
@@ -188,7 +188,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _limits(record: Record, decoding: Decoding, own_penalty: float) -> Limits:
+def _sampling_parameters(record: Record, decoding: Decoding, own_penalty: float) -> SamplingParameters:
     """The job's decoding with the record's own overrides."""
     own = {name: getattr(record, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     try:
@@ -198,7 +198,7 @@ def _limits(record: Record, decoding: Decoding, own_penalty: float) -> Limits:
     least = record.min_new_tokens
     if not (least == 0 or is_count(least)) or least > chosen.max_new_tokens:
         raise ValueInvalid(f"min_new_tokens={quoted(least)}: give a whole number from 0 to {chosen.max_new_tokens}")
-    return Limits(
+    return SamplingParameters(
         max_new_tokens=int(chosen.max_new_tokens),
         min_new_tokens=int(least),
         temperature=chosen.temperature,

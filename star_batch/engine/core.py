@@ -14,6 +14,8 @@ from star_batch.engine.runner import Runner
 from star_batch.engine.sampling import next_tokens
 from star_batch.engine.scheduler import Scheduler
 from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
+from star_batch.engine.stopwatch import Stopwatch
+from star_batch.engine.vision import VisionRunner
 from star_batch.errors import RowTooLarge
 from star_batch.metrics import EngineStats, Phase, Readings
 
@@ -24,16 +26,20 @@ class Core:
     def __init__(
         self,
         scheduler: Scheduler,
+        vision: VisionRunner,
         runner: Runner,
         stats: EngineStats,
         *,
+        stopwatch: Stopwatch,
         stop_ids: frozenset[int],
         repetition: Repetition,
         decode: Decode,
     ) -> None:
         self._scheduler = scheduler
+        self._vision = vision
         self._runner = runner
         self._stats = stats
+        self._stopwatch = stopwatch
         self._stop_ids = stop_ids
         self._repetition = repetition
         self._decode = decode
@@ -71,7 +77,7 @@ class Core:
         if batch.phase == "decode":
             self._stats.decode_slots += self._scheduler.budget.max_rows
         start = time.perf_counter()
-        with self._runner.stopwatch.stage(f"{batch.phase}_seconds"):
+        with self._stopwatch.stage(f"{batch.phase}_seconds"):
             num_runs = self._run(batch.phase, batch.sequences)
         self._readings.observe(batch.phase, rows=len(batch.sequences), seconds=time.perf_counter() - start)
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
@@ -79,7 +85,7 @@ class Core:
         finished = failed + self._finish(batch.sequences)
         if finished or batch.phase == "prefill":
             self._is_full = False
-        self._runner.stopwatch.settle()
+        self._stopwatch.settle()
         return finished
 
     def _encode_ahead(self) -> list[Sequence]:
@@ -124,7 +130,7 @@ class Core:
         fresh: dict[bytes, SequenceImage] = {}
         for sequence in islice(self._unseen, self._scheduler.budget.max_rows):
             new = {image.key: image for image in sequence.images if image.key not in self._images}
-            if fresh and len(fresh | new) > self._runner.vision_batch:
+            if fresh and len(fresh | new) > self._vision.batch_size:
                 break
             fresh |= {key: image for key, image in new.items() if key not in fresh}
             rows.append(sequence)
@@ -139,10 +145,10 @@ class Core:
         """
         encoded: dict[bytes, EncodedImage] = {}
         while fresh:
-            part = fresh[: self._runner.vision_batch]
+            part = fresh[: self._vision.batch_size]
             images = self._encode_at_once(part)
-            if images is None and self._runner.vision_batch > 1:
-                self._runner.vision_batch //= 2
+            if images is None and self._vision.batch_size > 1:
+                self._vision.batch_size //= 2
                 continue
             encoded |= zip((image.key for image in part), images or (), strict=False)
             fresh = fresh[len(part) :]
@@ -152,7 +158,7 @@ class Core:
     def _encode_at_once(self, images: list[SequenceImage]) -> list[EncodedImage] | None:
         """None: the device has not the memory."""
         try:
-            return self._runner.encode(images)
+            return self._vision.encode(images)
         except torch.OutOfMemoryError:
             return None
 

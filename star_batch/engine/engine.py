@@ -13,16 +13,18 @@ from concurrent.futures import Future
 from itertools import islice
 
 from star_batch.engine import kv_cache
-from star_batch.engine.admission import Intake
+from star_batch.engine.admission import Admission
 from star_batch.engine.allocator import keep_memory
 from star_batch.engine.attention import ATTENTION
 from star_batch.engine.core import Core
 from star_batch.engine.loop import Loop
 from star_batch.engine.repetition import Repetition
-from star_batch.engine.request_queue import Inbox, Ticket, Window
+from star_batch.engine.request_queue import RequestQueue, Ticket, Window
 from star_batch.engine.runner import Runner
 from star_batch.engine.scheduler import Budget, Scheduler
+from star_batch.engine.stopwatch import Stopwatch
 from star_batch.engine.threads import on_passing_thread
+from star_batch.engine.vision import VisionRunner
 from star_batch.errors import ConfigError, RecordError, StarBatchError
 from star_batch.metrics import EngineStats, Readings
 from star_batch.models import (
@@ -69,32 +71,35 @@ class Engine:
         self._stats = EngineStats()
         self._max_rows = options.max_rows
         budget, cache = on_passing_thread(lambda: _memory(model, plan, preprocessor, options))
-        self._intake = Intake(
+        self._admission = Admission(
             model, preprocessor, plan, budget, can_stop=bool(stop_ids), repetition_penalty=repetition_penalty
         )
-        runner = Runner(
-            model,
-            plan,
-            cache,
-            self._stats,
-            budget=budget,
-            vision_batch=options.vision_batch or _VISION_BATCH[model.device.type],
-            share_prefix=options.share_prefix,
-        )
+        stopwatch = Stopwatch(self._stats, model.device)
+        batch_size = options.vision_batch or _VISION_BATCH[model.device.type]
         self._core = Core(
             scheduler(budget),
-            runner,
+            VisionRunner(model, plan, self._stats, stopwatch=stopwatch, batch_size=batch_size),
+            Runner(
+                model,
+                plan,
+                cache,
+                self._stats,
+                budget=budget,
+                stopwatch=stopwatch,
+                share_prefix=options.share_prefix,
+            ),
             self._stats,
+            stopwatch=stopwatch,
             stop_ids=stop_ids,
             repetition=Repetition(preprocessor.image_id),
             decode=preprocessor.decode,
         )
-        self._inbox = Inbox()
-        self._loop = Loop(self._core, self._inbox, model.device)
+        self._request_queue = RequestQueue()
+        self._loop = Loop(self._core, self._request_queue, model.device)
         self._thread = self._loop.start()
         # Dropped without `close()`, it ends its thread all the same; at the program's end that is nobody's business.
         ending = StarBatchError("the engine was dropped")
-        weakref.finalize(self, self._inbox.close, ending).atexit = False
+        weakref.finalize(self, self._request_queue.close, ending).atexit = False
 
     @classmethod
     def from_pretrained(
@@ -174,18 +179,18 @@ class Engine:
         arrivals = []
         for index, record in enumerate(records):
             try:
-                sequence = self._intake.sequence(record, decoding or Decoding())
+                sequence = self._admission.admit(record, decoding or Decoding())
             except RecordError as error:
                 window.put(index, Answer.failed(record.id, error))
             else:
                 arrivals.append((sequence, Ticket(window, index)))
         if arrivals:  # in one piece, so that rows of a window meet in one batch
-            self._inbox.put(arrivals)
+            self._request_queue.put(arrivals)
         return window.future
 
     def stats(self) -> EngineStats:
         """Counters since the start, as they are now."""
-        return self._stats + self._intake.stats()
+        return self._stats + self._admission.stats()
 
     def readings(self) -> Readings:
         """What it holds now, its steps, and the time without any. Safe to call from any thread."""
@@ -193,7 +198,7 @@ class Engine:
 
     def close(self) -> None:
         """Finish what was submitted and end the thread; what is submitted from now on fails."""
-        self._inbox.close(StarBatchError("the engine is closed"))
+        self._request_queue.close(StarBatchError("the engine is closed"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -23,11 +23,11 @@ def extend(sequence: Sequence, token: int, *, stop_ids: frozenset[int], decode: 
         _follow(sequence, sequence.search)
         return
     sequence.output.append(token)
-    if token in stop_ids or token in sequence.limits.stop_ids:
+    if token in stop_ids or token in sequence.sampling.stop_ids:
         _end(sequence, decode(sequence.output[:-1]), "stop")
     elif (cut := _before_stop(sequence, decode)) is not None:
         _end(sequence, cut, "stop")
-    elif len(sequence.output) >= sequence.limits.max_new_tokens:
+    elif len(sequence.output) >= sequence.sampling.max_new_tokens:
         _end(sequence, decode(sequence.output), "length")
 
 
@@ -56,11 +56,11 @@ def _end(sequence: Sequence, text: str, reason: FinishReason) -> None:
 
 def _before_stop(sequence: Sequence, decode: Decode) -> str | None:
     """The text up to the first stop string in it, or None if there is none, or it may not end yet."""
-    limits = sequence.limits
-    if not limits.stop or len(sequence.output) < limits.min_new_tokens:
+    parameters = sequence.sampling
+    if not parameters.stop or len(sequence.output) < parameters.min_new_tokens:
         return None
     text = decode(sequence.output)
-    places = [place for stop in limits.stop if (place := text.find(stop)) >= 0]
+    places = [place for stop in parameters.stop if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
 
 

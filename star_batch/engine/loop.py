@@ -1,7 +1,7 @@
 """The engine's thread: take what was submitted, step until all is done, wait for more.
 
-It holds the core and the inbox, and not the engine that callers hold: an engine that nobody holds any more can be
-collected, which closes the inbox. Knows no record and no model.
+It holds the core and the request queue, and not the engine that callers hold: an engine that nobody holds any more
+can be collected, which closes the request queue. Knows no record and no model.
 """
 
 import threading
@@ -11,7 +11,7 @@ import torch
 
 from star_batch.engine.core import Core
 from star_batch.engine.finish import answer_of
-from star_batch.engine.request_queue import Arrival, Inbox, Ticket, fail_all
+from star_batch.engine.request_queue import Arrival, RequestQueue, Ticket, fail_all
 from star_batch.engine.sequence import Sequence
 from star_batch.models.attention import lasting_kernels
 
@@ -19,12 +19,12 @@ _LONGEST_WAIT = 1.0  # then the wait is counted, so that whoever reads sees an e
 
 
 class Loop:
-    """Steps `core` with what comes into `inbox`, until that is closed and all is answered."""
+    """Steps `core` with what comes into `request_queue`, until that is closed and all is answered."""
 
-    def __init__(self, core: Core, inbox: Inbox, device: torch.device) -> None:
+    def __init__(self, core: Core, request_queue: RequestQueue, device: torch.device) -> None:
         self.idle_seconds = 0.0
         self._core = core
-        self._inbox = inbox
+        self._request_queue = request_queue
         self._device = device
         self._tickets: dict[Sequence, Ticket] = {}
         self._is_closing = False
@@ -42,9 +42,9 @@ class Loop:
             with lasting_kernels(self._device):
                 self._work()
         except BaseException as error:  # whatever it is, no caller may wait for ever
-            self._inbox.close(error)
+            self._request_queue.close(error)
             fail_all(self._tickets.values(), error)
-            fail_all((ticket for _, ticket in self._inbox.drain()), error)
+            fail_all((ticket for _, ticket in self._request_queue.drain()), error)
 
     def _work(self) -> None:
         while self._receive():
@@ -55,7 +55,7 @@ class Loop:
     def _receive(self) -> bool:
         """Take in all that has arrived; waits a moment, but only when idle. False once closed and idle."""
         while not self._is_closing:
-            arrivals = self._wait() if self._core.is_idle else self._inbox.take()
+            arrivals = self._wait() if self._core.is_idle else self._request_queue.take()
             if arrivals is None:
                 self._is_closing = True
                 break
@@ -68,6 +68,6 @@ class Loop:
 
     def _wait(self) -> list[Arrival] | None:
         start = time.perf_counter()
-        arrivals = self._inbox.take(seconds=_LONGEST_WAIT)
+        arrivals = self._request_queue.take(seconds=_LONGEST_WAIT)
         self.idle_seconds += time.perf_counter() - start
         return arrivals

@@ -70,7 +70,7 @@ class Repetition:
         prompts = [self._prompt_ids(sequence) for sequence in sequences]
         for sequence, ids in zip(sequences, prompts, strict=True):
             self._places[sequence] = _Place(next(free), len(ids))
-        widths = [len(ids) + s.limits.max_new_tokens for ids, s in zip(prompts, sequences, strict=True)]
+        widths = [len(ids) + s.sampling.max_new_tokens for ids, s in zip(prompts, sequences, strict=True)]
         self._make_room(1 + max(place.row for place in self._places.values()), max(widths), device)
         width = self._table.shape[1]
         # Columns that are not used yet repeat the prompt's first token.
@@ -97,7 +97,7 @@ def _by_penalty(sequences: Seq[Sequence]) -> Mapping[float, list[int]]:
     """Places of the rows that have one, by penalty: mostly all of them, or none."""
     found: dict[float, list[int]] = {}
     for index, sequence in enumerate(sequences):
-        penalty = sequence.limits.repetition_penalty
+        penalty = sequence.sampling.repetition_penalty
         if penalty != 1.0 and sequence.search is None:
             found.setdefault(penalty, []).append(index)
     return found

@@ -51,7 +51,7 @@ class Ticket:
 Arrival: TypeAlias = tuple[Sequence, Ticket]
 
 
-class Inbox:
+class RequestQueue:
     """Sequences on their way to the engine's thread, until it is closed."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Inbox:
         self._ending: BaseException | None = None
 
     def put(self, arrivals: list[Arrival]) -> None:
-        """Hand in rows of one window; if the inbox is closed, their window fails with the reason."""
+        """Hand in rows of one window; if the queue is closed, their window fails with the reason."""
         with self._lock:
             ending = self._ending
             if ending is None:

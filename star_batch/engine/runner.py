@@ -1,7 +1,7 @@
-"""Runs what the scheduler chose: encodes images, prefills with pruning between layers, decodes one step.
+"""Runs what the scheduler chose: prefills with pruning between layers, decodes one step.
 
-Introduces the model to the pruning plan; knows neither's inside. Decides nothing: not who runs, not
-which token comes next.
+Introduces the model to the pruning plan's late steps; knows neither's inside, and no picture. Decides nothing: not
+who runs, not which token comes next.
 """
 
 import time
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +20,12 @@ from star_batch.engine.decode_graph import Capture, DecodeGraphs, capture_cuda
 from star_batch.engine.kv_cache import KVCache
 from star_batch.engine.prefix import Prefix, Prefixes
 from star_batch.engine.scheduler import Budget
-from star_batch.engine.sequence import EncodedImage, Sequence, SequenceImage
+from star_batch.engine.sequence import Sequence
 from star_batch.engine.stopwatch import Stopwatch
 from star_batch.engine.upload import upload
-from star_batch.engine.vision_graph import VisionGraphs
 from star_batch.metrics import EngineStats
-from star_batch.models import ImageFeatures, VisionLanguageModel
-from star_batch.pruning import PruningPlan, VisualTokens, everything
+from star_batch.models import VisionLanguageModel
+from star_batch.pruning import PruningPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,46 +61,22 @@ class Runner:
         stats: EngineStats,
         *,
         budget: Budget,
-        vision_batch: int,
+        stopwatch: Stopwatch,
         share_prefix: bool,
     ) -> None:
         self.model = model
         self.plan = plan
-        self.stats = stats
+        self._stats = stats
+        self._stopwatch = stopwatch
         self._cache = cache
         self._page_size = budget.page_size
-        self.vision_batch = model.vision_batch(vision_batch)
         self._tables = DecodeTables((), ())
         self._prefixes = Prefixes(model) if share_prefix else None
         self._paged_attention = choose_paged(model.device)
         self._graphs: DecodeGraphs | None = None
-        self._vision_graphs: VisionGraphs | None = None
         if model.device.type == "cuda":
             # Steps run one after the other and their logits are read at once, so all sizes may share their memory.
             self._graphs = self._make_graphs(budget, partial(capture_cuda, pool=torch.cuda.graph_pool_handle()))
-            self._vision_graphs = self._make_vision_graphs(capture_cuda)
-        self.stopwatch = Stopwatch(stats, model.device)
-
-    def encode(self, images: Seq[SequenceImage]) -> list[EncodedImage]:
-        """At most `vision_batch` images, pruned early; only what is kept is projected.
-
-        The encoder and the selection always see the same shape, so their rounding does not depend on company.
-        """
-        with self.stopwatch.stage("vision_seconds"):
-            found = self._encode(images)
-        with self.stopwatch.stage("select_seconds"):
-            counts = self._counts(images, found)
-            kept = self._select_early(images, found, counts)
-        with self.stopwatch.stage("vision_seconds"):
-            visual = self._project(found, kept)
-            # One copy for all, and a copy on any device: a graph's results are written over.
-            on_host = torch.cat(kept).cpu().split(list(map(len, kept)))
-            encoded = list(map(EncodedImage, on_host, visual, counts))
-            if found.places is not None:
-                encoded = [self._with_separators(*pair, found.places) for pair in zip(images, encoded, strict=True)]
-        self.stats.vision_batches += 1
-        self.stats.vision_images += len(images)
-        return encoded
 
     def prefill(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after the prompts; late steps cut the sequences between layers."""
@@ -126,17 +100,17 @@ class Runner:
 
     def decode(self, sequences: Seq[Sequence]) -> Tensor:
         """Next-token logits `[B, V]` after each sequence's latest token; good until the next step."""
-        self.stats.decode_steps += 1
-        self.stats.decode_rows += len(sequences)
+        self._stats.decode_steps += 1
+        self._stats.decode_rows += len(sequences)
         tables, numbers = self._decode_tables(sequences), self._decode_numbers(sequences)
         num_held = int(numbers[1 : 1 + len(tables.pages)].sum())
         if self._graphs is not None and (logits := self._graphs.run(numbers, tables.pages)) is not None:
-            self.stats.padded_tokens += num_held
+            self._stats.padded_tokens += num_held
             return logits
         inputs = self._trimmed(tables, numbers)
         batch = PagedDecode(self._cache, inputs, self._paged_attention)
-        self.stats.padded_tokens += batch.num_read
-        self.stats.padding_tokens += batch.num_read - num_held
+        self._stats.padded_tokens += batch.num_read
+        self._stats.padding_tokens += batch.num_read - num_held
         return self._step(inputs, batch)
 
     def forget(self, sequence: Sequence) -> None:
@@ -145,64 +119,6 @@ class Runner:
             pages = self._put(torch.tensor(sequence.pages[group]))
             for layer in layers:
                 self._cache.wipe(layer, pages)
-
-    def _encode(self, images: Seq[SequenceImage]) -> ImageFeatures:
-        if self._vision_graphs is not None:
-            return self._vision_graphs.encode(self._views(images))
-        return self.model.encode(self._views(images), [image.source.size for image in images])
-
-    def _views(self, images: Seq[SequenceImage]) -> Tensor:
-        views = [image.source.views for image in images]
-        padding = [np.zeros_like(views[0])] * (self.vision_batch - len(views))
-        return self._put(torch.from_numpy(np.stack(views + padding)))
-
-    def _counts(self, images: Seq[SequenceImage], found: ImageFeatures) -> list[tuple[int, ...]]:
-        """Visual tokens of every image in each layer group."""
-        pairs = zip(images, found.attention, strict=False)
-        return [self.plan.counts_of(attention, image.layout.num_visual) for image, attention in pairs]
-
-    def _select_early(
-        self, images: Seq[SequenceImage], found: ImageFeatures, counts: Seq[tuple[int, ...]]
-    ) -> list[Tensor]:
-        """Indices `[K]` kept of every image's encoder tokens, padding left out."""
-        if self.plan.budget is None:  # images of one shape have one budget: all at once
-            if self._vision_graphs is not None:
-                return list(self._vision_graphs.select(found))[: len(images)]
-            seeds = [*(image.seed for image in images), *[0] * (len(found.features) - len(images))]
-            return list(self._kept(found, seeds, counts[0][0]))[: len(images)]
-        alone = [ImageFeatures(*(part[i : i + 1] for part in found[:2])) for i in range(len(images))]
-        each = zip(alone, images, counts, strict=True)
-        return [self._kept(one, [image.seed], count[0])[0] for one, image, count in each]
-
-    def _kept(self, found: ImageFeatures, seeds: Seq[int], num_keep: int) -> Tensor:
-        """Indices `[B, K]` kept of the encoder's tokens; a budget for separators too ends with the last of these."""
-        num_images, num_tokens, _ = found.features.shape
-        if self.plan.early is None or num_keep >= num_tokens:
-            return everything(num_tokens, found.features.device).expand(num_images, -1)
-        return self.plan.early(VisualTokens(found.attention, found.features, tuple(seeds)), num_keep)
-
-    def _project(self, found: ImageFeatures, kept: list[Tensor]) -> list[Tensor]:
-        """Embeddings `[K, W]` of what is kept of every image."""
-        if self.plan.budget is not None:
-            return [self.model.project(image[places]) for image, places in zip(found.features, kept, strict=False)]
-        places = torch.stack(kept)
-        images = torch.arange(len(places), device=places.device).unsqueeze(1)
-        survivors = found.features[images, places]
-        padding = survivors[:1].expand(self.vision_batch - len(survivors), -1, -1)
-        whole = self.model.project(torch.cat([survivors, padding]).flatten(0, 1))
-        return list(whole.split(places.shape[1])[: len(survivors)])
-
-    def _with_separators(self, image: SequenceImage, encoded: EncodedImage, places: Tensor) -> EncodedImage:
-        """Separators fill what the encoder's tokens leave of the budget, first ones first: they carry no picture."""
-        assert self.model.separator is not None
-        places = places.cpu()
-        is_separator = torch.ones(image.layout.num_visual, dtype=torch.bool)
-        is_separator[places] = False
-        num_left = encoded.counts[0] - len(encoded.kept)
-        both = torch.cat([places[encoded.kept], is_separator.nonzero().squeeze(1)[:num_left]])
-        order = both.argsort()
-        visual = torch.cat([encoded.visual, self.model.separator.expand(num_left, -1)])[self._put(order)]
-        return EncodedImage(both[order], visual, encoded.counts)
 
     def _pack(self, sequences: Seq[Sequence]) -> Packed:
         prefix = None
@@ -255,7 +171,7 @@ class Runner:
 
     def _select_late(self, group: int, sequences: Seq[Sequence], scores: Seq[Tensor]) -> list[Tensor]:
         """Which of each sequence's visual tokens go on to the next group, on the host; its images compete."""
-        with self.stopwatch.stage("select_seconds"):
+        with self._stopwatch.stage("select_seconds"):
             select = self.plan.late[group].select
             counts = [sequence.counts[group + 1] for sequence in sequences]
             kept = [select(score, count) for score, count in zip(scores, counts, strict=True)]
@@ -263,17 +179,6 @@ class Runner:
             for sequence, places in zip(sequences, on_host, strict=True):
                 sequence.note_kept(group + 1, places)
             return on_host
-
-    def _make_vision_graphs(self, capture: Capture) -> VisionGraphs | None:
-        """None where images differ in shape, in budget, or in more than their pixels."""
-        has_one_shape = self.model.vision_batch(2) == 2
-        if not has_one_shape or self.plan.budget is not None or self.plan.is_per_record:
-            return None
-        return VisionGraphs(
-            lambda views: self.model.encode(views, ()),
-            lambda found: self._kept(found, (0,) * len(found.features), self.plan.counts(found.features.shape[1])[0]),
-            capture,
-        )
 
     def _make_graphs(self, budget: Budget, capture: Capture) -> DecodeGraphs:
         return DecodeGraphs(
@@ -319,18 +224,18 @@ class Runner:
         return self.model.logits(hidden)
 
     def _count_prefill(self, packed: Packed) -> None:
-        self.stats.prefill_batches += 1
-        self.stats.prefill_rows += len(packed.sequences)
-        self.stats.shared_tokens += packed.num_before * len(packed.sequences)
+        self._stats.prefill_batches += 1
+        self._stats.prefill_rows += len(packed.sequences)
+        self._stats.shared_tokens += packed.num_before * len(packed.sequences)
         groups = self.plan.layer_groups
         for sequence in packed.sequences:
-            self.stats.prefill_tokens += sequence.length
-            self.stats.prompt_tokens += sequence.prompt.num_tokens
-            self.stats.visual_tokens += sequence.num_visual
-            self.stats.early_tokens += sequence.counts[0]
-            self.stats.late_tokens += sequence.counts[-1]
-            self.stats.layer_tokens += sum(len(g) * n for g, n in zip(groups, sequence.counts, strict=True))
-            self.stats.row_layers += self.plan.num_layers
+            self._stats.prefill_tokens += sequence.length
+            self._stats.prompt_tokens += sequence.prompt.num_tokens
+            self._stats.visual_tokens += sequence.num_visual
+            self._stats.early_tokens += sequence.counts[0]
+            self._stats.late_tokens += sequence.counts[-1]
+            self._stats.layer_tokens += sum(len(g) * n for g, n in zip(groups, sequence.counts, strict=True))
+            self._stats.row_layers += self.plan.num_layers
 
     def _put(self, tensor: Tensor) -> Tensor:
         return upload(tensor, self.model.device)

@@ -35,24 +35,24 @@ def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[in
 
 
 def _is_plain(sequence: Sequence) -> bool:
-    limits = sequence.limits
-    is_long = len(sequence.output) >= limits.min_new_tokens
-    return limits.temperature == 0.0 and is_long and sequence.search is None
+    parameters = sequence.sampling
+    is_long = len(sequence.output) >= parameters.min_new_tokens
+    return parameters.temperature == 0.0 and is_long and sequence.search is None
 
 
 def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
-    stops = sorted(stop_ids | sequence.limits.stop_ids)
-    if len(sequence.output) >= sequence.limits.min_new_tokens or not stops:
+    stops = sorted(stop_ids | sequence.sampling.stop_ids)
+    if len(sequence.output) >= sequence.sampling.min_new_tokens or not stops:
         return logits
     return logits.index_fill(0, torch.tensor(stops), -torch.inf)
 
 
 def _pick(logits: Tensor, sequence: Sequence) -> int:
     """Greedy at temperature 0; else a draw from the smallest set of tokens that holds `top_p` of the mass."""
-    limits = sequence.limits
-    if limits.temperature == 0.0:
+    parameters = sequence.sampling
+    if parameters.temperature == 0.0:
         return int(logits.argmax())
-    probabilities = nucleus((logits.double() / limits.temperature).softmax(dim=-1), limits.top_p)
+    probabilities = nucleus((logits.double() / parameters.temperature).softmax(dim=-1), parameters.top_p)
     return int(torch.multinomial(probabilities, 1, generator=_generator(sequence)))
 
 
@@ -65,7 +65,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 def _generator(sequence: Sequence) -> torch.Generator:
     """Fresh for every draw: a function of the job's seed, the record's id and the step."""
-    mixed = (sequence.seed ^ sequence.limits.seed) * 1_000_003 + len(sequence.output)
+    mixed = (sequence.seed ^ sequence.sampling.seed) * 1_000_003 + len(sequence.output)
     return torch.Generator().manual_seed(mixed % 2**63)
 
 

@@ -88,7 +88,7 @@ class SequenceImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class SamplingParameters:
     """How one answer is decoded and when it ends. `stop_ids` are its own, beside the model's."""
 
     max_new_tokens: int
@@ -115,7 +115,7 @@ class Sequence:
     prompt: Prompt
     num_visual: int
     counts: tuple[int, ...]
-    limits: Limits
+    sampling: SamplingParameters
     images: tuple[SequenceImage, ...] = ()
     clock: Clock = field(default_factory=Clock)
     kept: list[Tensor] | None = None
@@ -155,7 +155,7 @@ class Sequence:
     @property
     def capacities(self) -> tuple[int, ...]:
         """Most tokens that each layer group will ever hold for it; the last token is never written."""
-        fixed = self.prompt.num_tokens + self.limits.max_new_tokens - 1
+        fixed = self.prompt.num_tokens + self.sampling.max_new_tokens - 1
         return tuple(fixed + count for count in self.counts)
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from star_batch.config import JobConfig
 from star_batch.metrics import EngineStats
-from star_batch.pipeline.backend import Engine, load_engine
+from star_batch.pipeline.backend import RecordEngine, load_engine
 from star_batch.records import Answer, Picture, Record
 
 _WINDOW = 8  # rows; small, so that the clock can be read often
@@ -73,7 +73,7 @@ def rows_in_flight(config: JobConfig) -> int:
 class _Feed:
     """Windows of the records, over and over, as many in flight as is asked for."""
 
-    def __init__(self, engine: Engine, config: JobConfig, records: Sequence[Record]) -> None:
+    def __init__(self, engine: RecordEngine, config: JobConfig, records: Sequence[Record]) -> None:
         self.answers: dict[str, Answer] = {}
         self._engine = engine
         self._decoding = config.decoding
@@ -119,7 +119,7 @@ def _altered(picture: object, number: int) -> Picture:
     return replace(picture, views=views)
 
 
-def _close(engine: Engine) -> None:
+def _close(engine: RecordEngine) -> None:
     """Engines of the pipeline's protocol live as long as their process; the real one need not."""
     if (close := getattr(engine, "close", None)) is not None:
         close()

@@ -67,7 +67,7 @@ PREPARED_SCHEMA = pa.schema(
 """What an actor gets. Kept columns follow."""
 
 
-class Preprocessor(Protocol):
+class PictureMaker(Protocol):
     """What this stage needs of a checkpoint."""
 
     def picture(self, image: Image.Image) -> Picture: ...
@@ -85,7 +85,7 @@ class Preprocess:
     input: Input
     schema: pa.Schema
     sources: Sources
-    load: Callable[[], Preprocessor] = field(repr=False)
+    load: Callable[[], PictureMaker] = field(repr=False)
 
     def __call__(self, rows: pa.Table, deadly: str | None = None) -> pa.Table:
         """With a reason why the rows' images are `deadly`, they are not touched."""
@@ -136,7 +136,7 @@ def _folders(rows: pa.Table) -> list[str | None]:
 class _Picture:
     """An image on its way to a picture; it goes there once, for the first of its rows that gets so far."""
 
-    def __init__(self, fetched: Fetched, input: Input, preprocessor: Preprocessor) -> None:
+    def __init__(self, fetched: Fetched, input: Input, preprocessor: PictureMaker) -> None:
         self._fetched = fetched
         self._input = input
         self._preprocessor = preprocessor

@@ -11,8 +11,9 @@ from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype
 from star_batch.models.generation import Generation, generation_of
 from star_batch.models.llava import Llava
 from star_batch.models.llava_next import LlavaNext
-from star_batch.models.preprocessor import Preprocessor, Prompt
+from star_batch.models.preprocessor import Preprocessor
 from star_batch.models.qwen_vl import Qwen2_5VL, Qwen2VL
+from star_batch.models.tokenizer import Prompt
 
 FAMILIES: dict[str, type[Llava | Qwen2VL]] = {
     "llava": Llava,

@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 from star_batch.errors import ModelError
 from star_batch.models.base import Rotary
 from star_batch.models.checkpoint import Checkpoint, opening, quiet_loading
+from star_batch.models.image_processor import Normalisation
 from star_batch.models.packing import pack_linears
-from star_batch.models.preprocessor import Normalisation
 from star_batch.models.weights import check_files, check_finite, check_report, check_size
 
 # These rescale their tables by the longest position in the batch: an answer would depend on its neighbours.

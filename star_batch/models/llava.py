@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 from star_batch.errors import ImageUnreadable, ModelError
 from star_batch.models.adapter import Adapter, require_one_of
 from star_batch.models.base import ImageFeatures, ImageLayout
-from star_batch.models.preprocessor import Normalisation
+from star_batch.models.image_processor import Normalisation
 from star_batch.models.vision import ATTENTION, VisionEncoder
 from star_batch.records import Picture
 

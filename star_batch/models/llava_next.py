@@ -14,8 +14,8 @@ from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from star_batch.models.base import ImageFeatures, ImageLayout
+from star_batch.models.image_processor import Normalisation
 from star_batch.models.llava import Llava, in_a_row, require_views
-from star_batch.models.preprocessor import Normalisation
 from star_batch.records import Picture
 
 _TYPICAL_SIZE = (480, 640)

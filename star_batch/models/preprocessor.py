@@ -1,19 +1,14 @@
 """A checkpoint's words and image geometry, without its weights: images to pictures, prompts to token ids, ids to text.
 
-Knows no model and runs on CPU only. Normalising is left to the device: pixels stay uint8 until then.
+Reads the files of its tokenizer, chat template and image processor. Knows no model and runs on CPU only.
 """
 
-import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import transformers
-from numpy.typing import NDArray
 from PIL import Image
 from transformers import (
     AutoProcessor,
@@ -23,59 +18,22 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from star_batch.errors import ImageTooLarge, ImageUnreadable, ModelError, PromptInvalid, PromptMissing, RecordError
-from star_batch.models.checkpoint import Checkpoint, first_line, opening
-from star_batch.models.marks import MARK, between_images, has_images_first, message_content
-from star_batch.models.rendering import LONGEST
-from star_batch.models.template import check_ends, choose_template
+from star_batch.errors import ModelError
+from star_batch.models.checkpoint import Checkpoint, opening
+from star_batch.models.image_processor import ImageProcessor, Normalisation
+from star_batch.models.template import choose_template
+from star_batch.models.tokenizer import Prompt, PromptTokenizer
 from star_batch.records import Picture
-from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)
-
-_MAX_ASPECT = 100
-_TYPICAL_SIZE = (640, 480)
-
-_WORDS = "What is there to see?"
-
-DEFAULT_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"
-"""What a checkpoint without a chat template gets; the words of LLaVA-1.5, with a line for each image."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids between the places where images go: one text more than there are images."""
-
-    texts: tuple[tuple[int, ...], ...]
-
-    @property
-    def num_images(self) -> int:
-        return len(self.texts) - 1
-
-    @property
-    def num_tokens(self) -> int:
-        """Text tokens, the images' not counted."""
-        return sum(map(len, self.texts))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Normalisation:
-    """How uint8 pixels become the encoder's input: `(pixels * scale - mean) / std`, per channel."""
-
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 class Preprocessor:
     """The checkpoint's own tokenizer, chat template and image processor."""
 
     def __init__(self, *, tokenizer: Any, images: Any, image_token: str, template: str | None) -> None:
-        self.tokenizer = tokenizer
-        self.image_token = image_token
-        self._images = images
-        self._template = template
-        self._own_special: dict[int, Counter[int]] = {}
+        self._words = PromptTokenizer(tokenizer, image_token, template)
+        self._pixels = ImageProcessor(images)
 
     @classmethod
     def of_processor(cls, processor: Any, images: Any) -> "Preprocessor":
@@ -96,256 +54,101 @@ class Preprocessor:
         """
         with opening(checkpoint, "its processor cannot be read"):
             config = checkpoint.config()
-            preprocessor, brought = cls._read(checkpoint, config)
-            preprocessor._check_image_token(config.image_token_id)
+            tokenizer, images, image_token, brought = _read(checkpoint, config)
+            words, pixels = PromptTokenizer(tokenizer, image_token, None), ImageProcessor(images)
+            words.check_image_token(config.image_token_id)
             # Used once here, where what fails is the checkpoint's fault and no row's.
-            preprocessor.typical, preprocessor.normalisation  # noqa: B018
+            pixels.typical, pixels.normalisation  # noqa: B018
         with opening(checkpoint, "its chat template cannot be used"):
-            preprocessor._template, reason = choose_template(brought, preprocessor._why_no_template)
-        if preprocessor._template is None:
-            preprocessor._fall_back(checkpoint, config.model_type, reason)
-        return preprocessor
+            template, reason = choose_template(brought, words.why_unusable)
+        if template is None:
+            _fall_back(checkpoint, config.model_type, reason)
+        return cls(tokenizer=tokenizer, images=images, image_token=image_token, template=template)
 
-    @classmethod
-    def _read(cls, checkpoint: Checkpoint, config: Any) -> tuple["Preprocessor", list[Any]]:
-        """Without a template yet, and the templates that the checkpoint brings, in the library's order."""
-        source, arguments = checkpoint.source, checkpoint.arguments
-        if not hasattr(config, "video_token_id"):
-            processor = AutoProcessor.from_pretrained(source, **arguments)
-            kind = type(processor.image_processor)
-            images = _pil_backend(kind.__name__, kind).from_pretrained(source, **arguments)
-            tokenizer, image_token = processor.tokenizer, processor.image_token
-            brought = [processor.chat_template, tokenizer.chat_template]
-        else:
-            # A processor that also takes videos needs torchvision to be made; its parts for images do not.
-            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
-            settings, _ = ProcessorMixin.get_processor_dict(source, **arguments)
-            about_images, _ = ImageProcessingMixin.get_image_processor_dict(source, **arguments)
-            kind = _pil_backend(about_images.get("image_processor_type", ""), Qwen2VLImageProcessorPil)
-            images = kind.from_pretrained(source, **arguments)
-            image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
-            brought = [settings.get("chat_template"), tokenizer.chat_template]
-        return cls(tokenizer=tokenizer, images=images, image_token=image_token, template=None), brought
+    def picture(self, image: Image.Image) -> Picture:
+        """An upright RGB image as the checkpoint wants it; see `ImageProcessor.picture`."""
+        return self._pixels.picture(image)
 
-    def _check_image_token(self, image_id: int) -> None:
-        """By ids: a token that the tokenizer does not know looks like any other text.
-
-        Raises:
-            ValueError: the model and the tokenizer do not mean the same token.
-        """
-        found = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token is not None else None
-        alone = self.answer_ids(self.image_token) if found is not None else ()
-        if found != image_id or alone != (image_id,):
-            raise ValueError(
-                f"the image token is {image_id} to the model, and the tokenizer makes {list(alone)[:8]} of "
-                f"{printable(repr(self.image_token), 80)}; these files do not belong together"
-            )
-
-    def _why_no_template(self, template: str) -> str | None:
-        """Why it cannot say where one image goes; None if it can."""
-        check_ends(template, json.dumps(self.tokenizer.special_tokens_map, default=str))
-        try:
-            rendered = self._by_template(template, message_content(["", _WORDS]))
-            num_images = self._ids(rendered).count(self.image_id)
-        except Exception as error:
-            return f"its chat template does not take an image: {first_line(error)}"
-        if num_images != 1:
-            return "its chat template has no place for one image"
-        return None if _WORDS in rendered else "its chat template leaves out the prompt"
-
-    def _fall_back(self, checkpoint: Checkpoint, model_type: str, reason: str) -> None:
-        """Raises:
-        ModelError: the family has no words that go without saying.
-        """
-        if model_type != "llava":
-            raise ModelError(f"{checkpoint.shown}: {reason}; put one for this model into chat_template.jinja")
-        _warn_once(f"{checkpoint.shown}: {reason}; LLaVA-1.5's own words are used: USER: <image> ... ASSISTANT:")
-
-    @cached_property
-    def image_id(self) -> int:
-        """The token that stands in a prompt for an image."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+    @property
+    def typical(self) -> Picture:
+        """A photograph of common size as this checkpoint sees it, for sizing what depends on pictures."""
+        return self._pixels.typical
 
     @property
     def normalisation(self) -> Normalisation:
-        images = self._images
-        mean = images.image_mean if images.do_normalize else (0.0, 0.0, 0.0)
-        std = images.image_std if images.do_normalize else (1.0, 1.0, 1.0)
-        return Normalisation(scale=images.rescale_factor if images.do_rescale else 1.0, mean=mean, std=std)
+        return self._pixels.normalisation
 
-    @cached_property
-    def typical(self) -> Picture:
-        """A photograph of common size as this checkpoint sees it, for sizing what depends on pictures."""
-        return self.picture(Image.new("RGB", _TYPICAL_SIZE))
+    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
+        """The token ids of the user's words; see `PromptTokenizer.prompt`."""
+        return self._words.prompt(text, num_images=num_images, raw=raw)
+
+    def render(self, prompt: str, num_images: int = 1) -> str:
+        """The whole text of the user's words, by the chat template; see `PromptTokenizer.render`."""
+        return self._words.render(prompt, num_images)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The library's."""
+        return self._words.tokenizer
+
+    @property
+    def image_token(self) -> str:
+        return self._words.image_token
+
+    @property
+    def image_id(self) -> int:
+        """The token that stands in a prompt for an image."""
+        return self._words.image_id
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """The tokenizer's end of sequence; a model's generation settings may know more."""
-        eos = self.tokenizer.eos_token_id
-        return frozenset() if eos is None else frozenset((eos,))
-
-    def picture(self, image: Image.Image) -> Picture:
-        """An upright RGB image, resized, cropped or tiled as the checkpoint wants it.
-
-        Raises:
-            ImageTooLarge: so long and thin that resizing its short side would make it huge.
-            ImageUnreadable: the image processor fails on it.
-        """
-        if max(image.size) > _MAX_ASPECT * min(image.size):
-            raise ImageTooLarge(f"{image.width} x {image.height} pixels: a side is over {_MAX_ASPECT} times the other")
-        try:
-            found = self._images(image, do_rescale=False, do_normalize=False)
-            views = np.ascontiguousarray(self._views(found), dtype=np.uint8)
-        except Exception as error:
-            raise ImageUnreadable(f"the checkpoint's image processor cannot take it: {first_line(error)}") from error
-        return Picture(views, (image.height, image.width))
-
-    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
-        """The token ids of the user's words, rendered with the chat template; `raw` takes them as the whole text.
-
-        Raises:
-            PromptMissing: null or blank.
-            PromptInvalid: marks for other than `num_images` images, special tokens among the user's words, or a raw
-                prompt that does not hold the image token once per image.
-        """
-        if text is None or not text.strip():
-            raise PromptMissing("the prompt is empty; give the words to ask")
-        ids = self._checked_ids(text, num_images, raw=raw)
-        if ids.count(self.image_id) != num_images:
-            raise PromptInvalid(self._why_not(text, num_images, raw=raw))
-        if not raw:
-            self._check_special(ids, num_images)
-        return self._between_images(ids)
-
-    def _checked_ids(self, text: str, num_images: int, *, raw: bool) -> list[int]:
-        try:
-            rendered = text if raw else self.render(text, num_images)
-            is_huge = len(rendered) > len(text) + LONGEST
-            ids = [] if is_huge else self._ids(rendered)
-        except RecordError:
-            raise
-        except Exception as error:  # the template's code and the tokenizer's, on words that nobody has tried
-            raise PromptInvalid(
-                f"the checkpoint's template or tokenizer cannot take it: {first_line(error)}"
-            ) from error
-        if is_huge:
-            raise PromptInvalid(f"the checkpoint's chat template makes {len(rendered):,} characters of it")
-        return ids
-
-    def render(self, prompt: str, num_images: int = 1) -> str:
-        """The whole text of the user's words, by the chat template; marks among them say where the images go.
-
-        Raises:
-            PromptInvalid: there are marks, but not as many as images.
-            PromptMissing: there is nothing but marks.
-        """
-        texts = between_images(prompt, num_images)
-        if has_images_first(texts) or self._keeps_order:
-            return self._rendered(message_content(texts))
-        # As the LLaVA family was trained: among the words stands the bare token.
-        return self._rendered([{"type": "text", "text": self.image_token.join(texts)}])
-
-    def _rendered(self, content: Sequence[dict[str, Any]]) -> str:
-        if self._template is None:
-            words = [part.get("text", "") for part in content]
-            return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * words.count(""), prompt="".join(words))
-        return self._by_template(self._template, content)
-
-    def _by_template(self, template: str, content: Sequence[dict[str, Any]]) -> str:
-        rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
-        )
-        return rendered
-
-    @cached_property
-    def _keeps_order(self) -> bool:
-        """Whether the template writes an image where it stands among the words; some write all images first."""
-        if self._template is None:
-            return False
-        first, *others = self._rendered(message_content(["words-1", "words-2"])).split(self.image_token)
-        return "words-1" in first and "words-2" in "".join(others)
-
-    @cached_property
-    def _image_id(self) -> int:
-        image_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        return image_id
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        """Those that no word may become; words that are not known are none of them."""
-        added = self.tokenizer.added_tokens_decoder
-        special = {token_id for token_id, token in added.items() if token.special}
-        return frozenset((special | {*self.tokenizer.all_special_ids, self.image_id}) - {self.tokenizer.unk_token_id})
-
-    def _check_special(self, ids: Sequence[int], num_images: int) -> None:
-        """The user's words may neither bring a special token, as `</s>` in them does, nor displace one."""
-        found, own = self._special(ids), self._special_of_template(num_images)
-        if found - own:
-            names = ", ".join(map(str, self.tokenizer.convert_ids_to_tokens(list(found - own))))
-            raise PromptInvalid(f"the prompt holds {names}, to the model no words: leave it out, or set raw_prompt")
-        if own - found:
-            raise PromptInvalid("the checkpoint's chat template has images first: leave out the marks for them")
-
-    def _special(self, ids: Sequence[int]) -> Counter[int]:
-        return Counter(token_id for token_id in ids if token_id in self._special_ids)
-
-    def _special_of_template(self, num_images: int) -> Counter[int]:
-        if num_images not in self._own_special:
-            self._own_special[num_images] = self._special(self._ids(self.render("x", num_images)))
-        return self._own_special[num_images]
+        return self._words.stop_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
+        return self._words.decode(token_ids)
 
     def stop_id(self, text: str) -> int | None:
         """The id of a special token, which the text of an answer never shows; None if these are words."""
-        ids = self.answer_ids(text)
-        return ids[0] if len(ids) == 1 and not self.decode(ids) and self.tokenizer.decode(list(ids)) == text else None
+        return self._words.stop_id(text)
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer as it would follow the prompt: no special tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._words.answer_ids(text)
 
-    def _why_not(self, text: str, num_images: int, *, raw: bool) -> str:
-        """What is wrong with a prompt that does not come out with one image token for each image."""
-        if not raw and self.image_token not in text.replace(MARK, ""):
-            return f"the checkpoint's chat template has no place for {num_images} images"
-        wanted = f"a raw prompt holds it once per image ({num_images})" if raw else "leave it out, it is put in for you"
-        return f"the prompt holds the image token {self.image_token}: {wanted}"
 
-    def _views(self, found: Any) -> NDArray[Any]:
-        """The image processor's output as `[V, height, width, 3]`, whichever form it has."""
-        pixels = found["pixel_values"]
-        if "image_grid_thw" in found:
-            return _unpatched(np.asarray(pixels), found["image_grid_thw"][0], self._images)
-        views = np.asarray(pixels[0])
-        return np.moveaxis(views if views.ndim == 4 else views[None], 1, -1)
+def _read(checkpoint: Checkpoint, config: Any) -> tuple[Any, Any, str, list[Any]]:
+    """Tokenizer, image processor, image token, and the chat templates that it brings, in the library's order."""
+    source, arguments = checkpoint.source, checkpoint.arguments
+    if not hasattr(config, "video_token_id"):
+        processor = AutoProcessor.from_pretrained(source, **arguments)
+        kind = type(processor.image_processor)
+        images = _pil_backend(kind.__name__, kind).from_pretrained(source, **arguments)
+        brought = [processor.chat_template, processor.tokenizer.chat_template]
+        return processor.tokenizer, images, processor.image_token, brought
+    # A processor that also takes videos needs torchvision to be made; its parts for images do not.
+    tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+    settings, _ = ProcessorMixin.get_processor_dict(source, **arguments)
+    about_images, _ = ImageProcessingMixin.get_image_processor_dict(source, **arguments)
+    kind = _pil_backend(about_images.get("image_processor_type", ""), Qwen2VLImageProcessorPil)
+    images = kind.from_pretrained(source, **arguments)
+    image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    return tokenizer, images, image_token, [settings.get("chat_template"), tokenizer.chat_template]
 
-    def _ids(self, text: str) -> list[int]:
-        bos = self.tokenizer.bos_token
-        starts_itself = bos is not None and text.startswith(bos)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
-        return ids
 
-    def _between_images(self, ids: Sequence[int]) -> Prompt:
-        places = [place for place, token in enumerate(ids) if token == self.image_id]
-        starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
-        return Prompt(tuple(tuple(ids[start:end]) for start, end in zip(starts, ends, strict=True)))
+def _fall_back(checkpoint: Checkpoint, model_type: str, reason: str) -> None:
+    """Raises:
+    ModelError: the family has no words that go without saying.
+    """
+    if model_type != "llava":
+        raise ModelError(f"{checkpoint.shown}: {reason}; put one for this model into chat_template.jinja")
+    _warn_once(f"{checkpoint.shown}: {reason}; LLaVA-1.5's own words are used: USER: <image> ... ASSISTANT:")
 
 
 @lru_cache(maxsize=64)
 def _warn_once(message: str) -> None:
     logger.warning(message)
-
-
-def _unpatched(patches: NDArray[Any], grid: NDArray[np.int64], images: Any) -> NDArray[Any]:
-    """Patches `[P, 3 * T * p * p]` of the Qwen family, in blocks that will be merged, as the image that they show."""
-    _, rows, columns = (int(side) for side in grid)
-    patch, merge = images.patch_size, images.merge_size
-    blocks = patches.reshape(rows // merge, columns // merge, merge, merge, 3, -1, patch, patch)[..., 0, :, :]
-    return blocks.transpose(0, 2, 5, 1, 3, 6, 4).reshape(1, rows * patch, columns * patch, 3)
 
 
 def _pil_backend(name: str, default: Any) -> Any:

@@ -16,7 +16,7 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 from star_batch.errors import ImageUnreadable
 from star_batch.models.adapter import Adapter
 from star_batch.models.base import ImageFeatures, ImageLayout, Rotary
-from star_batch.models.preprocessor import Normalisation
+from star_batch.models.image_processor import Normalisation
 from star_batch.models.vision import ATTENTION, PACKED_ATTENTION, AttentionProbe, Normaliser
 from star_batch.records import Picture
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from star_batch.models.attention import full_attention
-from star_batch.models.preprocessor import Normalisation
+from star_batch.models.image_processor import Normalisation
 
 ATTENTION = "star_batch_vision"
 # The library hands whole packed images only to names that it takes for flash attention; to others, window by window.

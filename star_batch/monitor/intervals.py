@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 import pyarrow as pa
 
-from star_batch.metrics import EngineStats, Readings, Snapshot
+from star_batch.metrics import EngineSnapshot, EngineStats, Readings
 
 _SILENCE_SECONDS = 15.0  # several reports
 MAX_INTERVALS = 511
@@ -24,9 +24,9 @@ class Report:
     readings: Readings = field(default_factory=Readings)
     errors: Counter[str] = field(default_factory=Counter)
 
-    def snapshot(self, *, is_up: bool = True) -> Snapshot:
+    def snapshot(self, *, is_up: bool = True) -> EngineSnapshot:
         readings = self.readings if is_up else self.readings.at_the_end()
-        return Snapshot(engines=int(is_up), stats=self.stats, readings=readings, errors=self.errors)
+        return EngineSnapshot(engines=int(is_up), stats=self.stats, readings=readings, errors=self.errors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,8 @@ class Monitor:
             intervals=tuple(interval for mine in self._intervals.values() for interval in mine),
         )
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> EngineSnapshot:
         """All engines together; one that was not heard of for a while is not up any more."""
         oldest = time.monotonic() - _SILENCE_SECONDS
         reports = [(report, self._heard[actor] >= oldest) for actor, report in self._latest.items()]
-        return sum((report.snapshot(is_up=is_up) for report, is_up in reports), Snapshot())
+        return sum((report.snapshot(is_up=is_up) for report, is_up in reports), EngineSnapshot())

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from star_batch.metrics import BATCH_ROWS, STEP_SECONDS, Histogram, Progress, Snapshot, Summary
+from star_batch.metrics import BATCH_ROWS, STEP_SECONDS, EngineSnapshot, Histogram, Progress, Summary
 
 T = TypeVar("T")
 Value: TypeAlias = float | Histogram | None
@@ -50,11 +50,11 @@ class Metric(Generic[T]):
                 yield ({self.label: key} if self.label else {}), value
 
 
-def _outcomes(snapshot: Snapshot) -> Mapping[str, float]:
+def _outcomes(snapshot: EngineSnapshot) -> Mapping[str, float]:
     return {"answered": snapshot.stats.rows_answered, "failed": snapshot.stats.rows_failed}
 
 
-def _stage_seconds(snapshot: Snapshot) -> Mapping[str, float]:
+def _stage_seconds(snapshot: EngineSnapshot) -> Mapping[str, float]:
     stages = ("vision", "select", "prefill", "decode")
     return {stage: getattr(snapshot.stats, f"{stage}_seconds") for stage in stages}
 
@@ -68,7 +68,7 @@ def _visual_tokens(summary: Summary) -> Mapping[str, Value]:
     return {"offered": summary.mean_visual_tokens} | kept
 
 
-ENGINE: Sequence[Metric[Snapshot]] = (
+ENGINE: Sequence[Metric[EngineSnapshot]] = (
     Metric("star_batch_rows_total", "Rows done; again after a crash counts again", _outcomes, "outcome"),
     Metric("star_batch_errors_total", "Failed rows by error type", lambda s: s.errors, "error_type"),
     Metric(

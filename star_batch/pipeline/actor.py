@@ -31,7 +31,7 @@ from star_batch.inputs.preprocess import kept_fields, to_records
 from star_batch.metrics import EngineStats
 from star_batch.monitor.intervals import Report
 from star_batch.pipeline.attempts import Process, Rows
-from star_batch.pipeline.backend import Backend, Engine
+from star_batch.pipeline.backend import Backend, RecordEngine
 from star_batch.pipeline.failure_limit import failures
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
 from star_batch.pipeline.ray_metrics import RayMetrics
@@ -82,7 +82,7 @@ class EngineActor:
         self._name = f"{actor}-{os.getpid()}"
         self._failure: StarBatchError | None = None
         try:
-            self._engine: Engine = settings.backend.engine(settings.config)
+            self._engine: RecordEngine = settings.backend.engine(settings.config)
         except StarBatchError as error:
             self._failure = error
         except Exception as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
-from star_batch.inputs.preprocess import Preprocessor
+from star_batch.inputs.preprocess import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.records import Answer, Record
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from star_batch.models import Checkpoint
 
 
-class Engine(Protocol):
+class RecordEngine(Protocol):
     """What an actor feeds: `submit` may be called at any time and gives one answer per record, in order."""
 
     def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]: ...
@@ -35,7 +35,7 @@ class Engine(Protocol):
     def readings(self) -> Readings: ...
 
 
-def load_engine(config: JobConfig) -> Engine:
+def load_engine(config: JobConfig) -> RecordEngine:
     """The engine of a job, with the CPU threads that the job gives it.
 
     Raises:
@@ -44,12 +44,12 @@ def load_engine(config: JobConfig) -> Engine:
     """
     import torch
 
-    from star_batch.engine.engine import Engine as RealEngine
+    from star_batch.engine.engine import Engine
 
     model = config.model
     if model.device == "cpu" or not torch.cuda.is_available():
         torch.set_num_threads(_num_threads(config))
-    return RealEngine.from_pretrained(
+    return Engine.from_pretrained(
         model.name,
         pruning=config.pruning,
         revision=model.revision,
@@ -70,7 +70,7 @@ def _num_threads(config: JobConfig) -> int:
 
 
 @functools.cache
-def load_preprocessor(model: Model) -> Preprocessor:
+def load_preprocessor(model: Model) -> PictureMaker:
     """The checkpoint's preprocessor, once per process; no weights.
 
     Raises:
@@ -157,7 +157,7 @@ _SAMPLE_BYTES = 4096
 class Backend:
     """Functions that can be sent to another process."""
 
-    engine: Callable[[JobConfig], Engine] = load_engine
-    preprocessor: Callable[[Model], Preprocessor] = load_preprocessor
+    engine: Callable[[JobConfig], RecordEngine] = load_engine
+    preprocessor: Callable[[Model], PictureMaker] = load_preprocessor
     identify: Callable[[JobConfig], Mapping[str, str]] = identify
     generation: Callable[[JobConfig], Generation] = generation

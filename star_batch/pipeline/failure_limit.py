@@ -31,7 +31,7 @@ def failures(answers: Sequence[Answer]) -> tuple[Failure, ...]:
 
 
 @dataclass(slots=True)
-class Budget:
+class FailureLimit:
     """What has failed so far. A row that comes again after a crash counts once."""
 
     max_failed: MaxFailed

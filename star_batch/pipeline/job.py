@@ -29,8 +29,7 @@ from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.inputs.base import Format, format_of, plan_input
 from star_batch.inputs.rows import InputPlan, distinct
-from star_batch.metrics import Progress, Summary
-from star_batch.metrics import Snapshot as EngineSnapshot
+from star_batch.metrics import EngineSnapshot, Progress, Summary
 from star_batch.monitor.export import Board, endpoint, push
 from star_batch.pipeline.backend import Backend
 from star_batch.pipeline.cluster import connected, one_clear_line, shown_resources

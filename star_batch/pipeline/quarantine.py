@@ -1,6 +1,6 @@
 """Keeps a row that kills its process from killing the job: an actor asks the coordinator before its engine gets rows.
 
-The coordinator is one small process beside the driver, with the job's attempts and its budget of failed rows. Rows
+The coordinator is one small process beside the driver, with the job's attempts and its limit of failed rows. Rows
 that it knows nothing bad about run beside others; suspects have their process to themselves, piece by piece.
 Knows no table and no engine.
 """
@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from star_batch.config import Faults
 from star_batch.errors import ClusterError, Quarantined, TooManyFailed
 from star_batch.pipeline.attempts import Attempts, Dispatch, Process, Rows
-from star_batch.pipeline.failure_limit import Budget, Failure
+from star_batch.pipeline.failure_limit import Failure, FailureLimit
 from star_batch.pipeline.memory import Witness
 from star_batch.records import Answer
 
@@ -56,17 +56,17 @@ class Coordinator:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._attempts = Attempts(faults.max_attempts)
-        self._budget = Budget(faults.max_failed)
+        self._failure_limit = FailureLimit(faults.max_failed)
         self._witness = Witness()
 
     def open(self, process: Process, ids: Rows) -> Dispatch:
         """See `Attempts.open`.
 
         Raises:
-            TooManyFailed: the budget is spent.
+            TooManyFailed: more rows have failed than the job allows.
             ClusterError: the actor dies whatever it is given.
         """
-        if (verdict := self._budget.verdict()) is not None:
+        if (verdict := self._failure_limit.verdict()) is not None:
             raise TooManyFailed(verdict)
         dispatch = self._attempts.open(process, ids, self._witness.words())
         deaths = self._attempts.deaths_in_a_row(process.actor)
@@ -88,7 +88,7 @@ class Coordinator:
         self._attempts.leave(process, words)
 
     def count(self, answered: int, failed: Sequence[Failure]) -> None:
-        self._budget.add(answered, failed)
+        self._failure_limit.add(answered, failed)
 
     def deaths(self) -> int:
         return self._attempts.deaths

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray.util.metrics
 
-from star_batch.metrics import Histogram, Snapshot
+from star_batch.metrics import EngineSnapshot, Histogram
 from star_batch.monitor.prometheus import ENGINE, Metric
 
 
@@ -18,7 +18,7 @@ class RayMetrics:
         self._counted: dict[tuple[str, ...], float] = {}
         self._observed: dict[tuple[str, ...], Histogram] = {}
 
-    def export(self, snapshot: Snapshot) -> None:
+    def export(self, snapshot: EngineSnapshot) -> None:
         """Ray adds up: it is handed what has come since the last time."""
         for metric, exported in self._exported:
             for labels, value in metric.samples(snapshot):
@@ -50,7 +50,7 @@ def _middles(bounds: Sequence[float]) -> list[float]:
     return [(low + high) / 2 for low, high in pairwise((0.0, *bounds, 2 * bounds[-1]))]
 
 
-def _ray_metric(metric: Metric[Snapshot]) -> Any:
+def _ray_metric(metric: Metric[EngineSnapshot]) -> Any:
     tags = (metric.label,) if metric.label else ()
     if metric.kind == "histogram":
         return ray.util.metrics.Histogram(metric.name, metric.help, boundaries=list(metric.bounds), tag_keys=tags)

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from star_batch.metrics import Progress, Snapshot
+from star_batch.metrics import EngineSnapshot, Progress
 from star_batch.monitor.intervals import Monitor, Totals
 
 _POLL_SECONDS = 1.0
@@ -57,7 +57,7 @@ class Reporter:
 
     def _tell(self) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
-            engines: Snapshot = ray.get(self.monitor.snapshot.remote(), timeout=_PATIENCE_SECONDS)
+            engines: EngineSnapshot = ray.get(self.monitor.snapshot.remote(), timeout=_PATIENCE_SECONDS)
             if not engines.stats.rows_answered + engines.stats.rows_failed:
                 # The clock starts when the engines do: loading a model says nothing about the time that is left.
                 self._started = time.monotonic()

@@ -69,11 +69,11 @@ def test_images_are_encoded_and_selected_by_graph(tiny: str, pruning: Pruning) -
     records = uneven(18)
     with opened(tiny, pruning) as engine:
         by_graph = tokens(engine.answer(records))
-        runner = engine._core._runner
-        assert runner._vision_graphs is not None
-        assert runner._vision_graphs._replay_encode is not None, "encoding could not be captured"
-        assert not isinstance(runner._vision_graphs._replay_select, partial), "selecting could not be captured"
-        runner._vision_graphs = None
+        vision = engine._core._vision
+        assert vision._graphs is not None
+        assert vision._graphs._replay_encode is not None, "encoding could not be captured"
+        assert not isinstance(vision._graphs._replay_select, partial), "selecting could not be captured"
+        vision._graphs = None
         assert tokens(engine.answer(records)) == by_graph
 
 

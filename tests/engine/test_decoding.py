@@ -12,7 +12,7 @@ from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.choices import NEGLIGIBLE, ChoiceNode, ChoiceSearch, choice_trie
 from star_batch.engine.finish import extend
 from star_batch.engine.sampling import next_tokens, nucleus
-from star_batch.engine.sequence import EncodedImage, Limits, Sequence, SequenceImage, seed_of
+from star_batch.engine.sequence import EncodedImage, SamplingParameters, Sequence, SequenceImage, seed_of
 from star_batch.models import Prompt
 from tests.tiny import random_image, random_records
 
@@ -181,7 +181,7 @@ def weighed(
         prompt=Prompt(((), ())),
         num_visual=1,
         counts=(1,),
-        limits=Limits(max_new_tokens=5),
+        sampling=SamplingParameters(max_new_tokens=5),
         output=output,
         search=ChoiceSearch(choices),
     )
@@ -252,8 +252,8 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
     records = random_records(9)
     with Engine.from_pretrained(tiny, dtype="float32", options=EngineOptions(max_rows=4)) as engine:
         expected = engine.answer(records, max_new_tokens=6)
-        runner = engine._core._runner
-        encode = runner.encode
+        vision = engine._core._vision
+        encode = vision.encode
 
         def poisoned(images: Seq[SequenceImage]) -> list[EncodedImage]:
             encoded = encode(images)
@@ -262,7 +262,7 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
                     result.visual = result.visual * torch.nan
             return encoded
 
-        monkeypatch.setattr(runner, "encode", poisoned)
+        monkeypatch.setattr(vision, "encode", poisoned)
         found = [engine.answer(records, max_new_tokens=6) for _ in range(2)]
     for answers in found:
         assert [a.error_kind for a in answers] == [None, None, "not_finite", *[None] * 6]

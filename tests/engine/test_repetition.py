@@ -13,7 +13,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from star_batch import Answer, Decoding, Engine, EngineOptions, Record
 from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.repetition import Repetition
-from star_batch.engine.sequence import Limits, Sequence
+from star_batch.engine.sequence import SamplingParameters, Sequence
 from star_batch.models import Prompt
 from tests.engine.reference import generate
 from tests.families import FAMILIES, varied_records
@@ -87,8 +87,10 @@ def test_choices_are_weighed_without_it(tiny: str) -> None:
 
 
 def sequence(prompt: list[int], output: list[int], penalty: float) -> Sequence:
-    limits = Limits(max_new_tokens=20, repetition_penalty=penalty)
-    return Sequence(id="a", prompt=Prompt((tuple(prompt),)), num_visual=0, counts=(0,), limits=limits, output=output)
+    sampling = SamplingParameters(max_new_tokens=20, repetition_penalty=penalty)
+    return Sequence(
+        id="a", prompt=Prompt((tuple(prompt),)), num_visual=0, counts=(0,), sampling=sampling, output=output
+    )
 
 
 rows = st.lists(
@@ -159,7 +161,7 @@ def test_the_order_of_stop_tokens_is_the_models_too(tmp_path: Path, tiny: str) -
     with Engine.from_pretrained(str(tmp_path), dtype="float32") as engine:
         [whole] = engine.answer([Record("a", random_image(0), "w1 w2")], max_new_tokens=8)
         third = whole.token_ids[2]
-        engine._intake._preprocessor.stop_id = lambda text: third if text == "STOP" else None  # type: ignore[method-assign]
+        engine._admission._preprocessor.stop_id = lambda text: third if text == "STOP" else None  # type: ignore[method-assign]
         [cut] = engine.answer([Record("a", random_image(0), "w1 w2", stop=("STOP",))], max_new_tokens=8)
     assert cut.token_ids == whole.token_ids[: whole.token_ids.index(third) + 1]
     assert cut.text == " ".join((whole.text or "").split()[: whole.token_ids.index(third)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from star_batch.engine.pages import PagePool
 from star_batch.engine.scheduler import Batch, Budget, Scheduler
-from star_batch.engine.sequence import Limits, Sequence
+from star_batch.engine.sequence import SamplingParameters, Sequence
 from star_batch.models import Prompt
 
 
@@ -19,7 +19,7 @@ def sequence(length: int, new_tokens: int = 4, late: int = 1) -> Sequence:
         prompt=Prompt(((1,), ())),
         num_visual=length,
         counts=(length - 1, min(late, length - 1)),
-        limits=Limits(max_new_tokens=new_tokens),
+        sampling=SamplingParameters(max_new_tokens=new_tokens),
     )
 
 
@@ -39,7 +39,7 @@ def run(scheduler: Scheduler, arrivals: list[Sequence], seed: int = 0) -> Iterat
         yield batch
         for member in batch.sequences:
             member.output.append(0)
-            if len(member.output) == member.limits.max_new_tokens:
+            if len(member.output) == member.sampling.max_new_tokens:
                 member.finish_reason = "length"
         scheduler.remove_finished()
 

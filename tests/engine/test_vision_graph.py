@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from star_batch import Engine, EngineOptions, Pruning
-from star_batch.engine.runner import Runner
+from star_batch.engine.vision import VisionRunner
 from star_batch.engine.vision_graph import VisionGraphs
 from star_batch.models import ImageFeatures
 from tests.tiny import random_records
@@ -48,10 +48,10 @@ def broken(step: Callable[[], Any]) -> Callable[[], Any]:
 def answers(model: str, pruning: Pruning, capture: Callable[..., Any] | None = None) -> list[tuple[int, ...]]:
     options = EngineOptions(vision_batch=4, max_rows=8)
     with Engine.from_pretrained(model, pruning=pruning, dtype="float32", device="cpu", options=options) as engine:
-        runner = engine._core._runner
+        vision = engine._core._vision
         if capture is not None:
-            runner._vision_graphs = runner._make_vision_graphs(capture)
-            assert runner._vision_graphs is not None
+            vision._graphs = vision._make_graphs(capture)
+            assert vision._graphs is not None
         return [answer.token_ids for answer in engine.answer(random_records(30), max_new_tokens=6)]
 
 
@@ -93,5 +93,5 @@ def test_a_smaller_micro_batch_is_captured_anew() -> None:
 )
 def test_what_differs_from_row_to_row_has_no_graph(tiny: str, pruning: Pruning) -> None:
     with Engine.from_pretrained(tiny, pruning=pruning, dtype="float32", device="cpu") as engine:
-        runner: Runner = engine._core._runner
-        assert runner._make_vision_graphs(pretended) is None
+        vision: VisionRunner = engine._core._vision
+        assert vision._make_graphs(pretended) is None

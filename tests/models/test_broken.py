@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from star_batch.errors import ModelError, PromptInvalid
-from star_batch.models import Checkpoint, Preprocessor, check, family_of, generation_of, load_preprocessor
+from star_batch.models import Checkpoint, Preprocessor, check, generation_of, load_preprocessor
 from tests.families import QWEN_TEMPLATE, save_llava_next, save_qwen2_5_vl
+from tests.models.loading import loaded
 from tests.tiny import TEMPLATE, save_tiny
 
 
@@ -143,17 +144,6 @@ def test_a_whole_checkpoint_passes(folder: Path) -> None:
     config(_attn_implementation="flash_attention_2", attn_implementation="flash_attention_3")(folder)
     assert check(Checkpoint(name=str(folder))).stop_ids == {2}
     assert loaded(folder)
-
-
-def loaded(folder: Path) -> Any:
-    checkpoint = Checkpoint(name=str(folder))
-    return family_of(checkpoint, checkpoint.config()).load(
-        checkpoint,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        normalisation=load_preprocessor(str(folder)).normalisation,
-        attention="sdpa",
-    )
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor], str], Any]) -> None:

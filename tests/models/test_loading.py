@@ -15,6 +15,7 @@ from star_batch import Engine
 from star_batch.errors import ModelError
 from star_batch.models import Checkpoint, choose_device, choose_dtype, family_of, load_preprocessor
 from star_batch.models.adapter import context_length
+from tests.models.loading import loaded
 from tests.tiny import random_image, random_records, save_tiny
 
 
@@ -176,14 +177,14 @@ def test_sharded_weights_are_read(tiny: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     checkpoint = Checkpoint(name=str(tmp_path))
-    loaded = family_of(checkpoint, checkpoint.config()).load(
+    ours = family_of(checkpoint, checkpoint.config()).load(
         checkpoint,
         dtype=torch.float32,
         device=torch.device("cpu"),
         normalisation=load_preprocessor(str(tiny)).normalisation,
         attention="sdpa",
     )
-    assert loaded.num_layers == 6
+    assert ours.num_layers == 6
 
 
 def test_pickled_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_missing_weights_are_not_made_up(tiny: Path, tmp_path: Path) -> None:
     copy_checkpoint(tiny, tmp_path)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing, such as .*layers\.3\.mlp"):
-        load(tmp_path)
+        loaded(tmp_path)
 
 
 def test_truncated_weights_are_a_model_error(tiny: Path, tmp_path: Path) -> None:
@@ -216,23 +217,12 @@ def test_truncated_weights_are_a_model_error(tiny: Path, tmp_path: Path) -> None
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="its weights cannot be read"):
-        load(tmp_path)
+        loaded(tmp_path)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     for path in source.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-
-
-def load(folder: Path) -> object:
-    checkpoint = Checkpoint(name=str(folder))
-    return family_of(checkpoint, checkpoint.config()).load(
-        checkpoint,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        normalisation=load_preprocessor(str(folder)).normalisation,
-        attention="sdpa",
-    )
 
 
 def test_what_every_part_of_a_checkpoint_is_read_with(tiny: Path) -> None:

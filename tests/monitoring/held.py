@@ -9,14 +9,14 @@ from pathlib import Path
 from star_batch.config import JobConfig
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
-from star_batch.pipeline.backend import Engine, load_engine
+from star_batch.pipeline.backend import RecordEngine, load_engine
 from star_batch.records import Answer, Record
 
 
 class HeldEngine:
     """Whoever looks at it meanwhile sees a job that is half done, for as long as they need."""
 
-    def __init__(self, engine: Engine, file: Path) -> None:
+    def __init__(self, engine: RecordEngine, file: Path) -> None:
         self._engine = engine
         self._file = file
         self._has_answered = False

@@ -15,10 +15,10 @@ from PIL import Image
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ModelError, PromptTooLong
-from star_batch.inputs.preprocess import Preprocessor
+from star_batch.inputs.preprocess import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
-from star_batch.pipeline.backend import Backend, Engine
+from star_batch.pipeline.backend import Backend, RecordEngine
 from star_batch.records import Answer, Picture, Record
 
 SIDE = 8
@@ -74,13 +74,13 @@ class FakeEngine:
 
     def __init__(self, tick_seconds: float = 0.02) -> None:
         self._tick_seconds = tick_seconds
-        self._inbox: queue.SimpleQueue[tuple[Sequence[Record], Future[list[Answer]]]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Sequence[Record], Future[list[Answer]]]] = queue.SimpleQueue()
         self._stats = EngineStats()
         threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
-        self._inbox.put((records, future))
+        self._requests.put((records, future))
         return future
 
     def stats(self) -> EngineStats:
@@ -91,10 +91,10 @@ class FakeEngine:
 
     def _run(self) -> None:
         while True:
-            windows = [self._inbox.get()]
+            windows = [self._requests.get()]
             time.sleep(self._tick_seconds)
-            while not self._inbox.empty():
-                windows.append(self._inbox.get())
+            while not self._requests.empty():
+                windows.append(self._requests.get())
             self._answer(windows)
 
     def _answer(self, windows: Sequence[tuple[Sequence[Record], Future[list[Answer]]]]) -> None:
@@ -143,17 +143,17 @@ def answer(record: Record) -> Answer:
     )
 
 
-def load_engine(config: JobConfig) -> Engine:
+def load_engine(config: JobConfig) -> RecordEngine:
     if config.model.name == "broken":
         raise ModelError("broken: no weights in it")
     return FakeEngine()
 
 
-def load_slow_engine(config: JobConfig) -> Engine:
+def load_slow_engine(config: JobConfig) -> RecordEngine:
     return FakeEngine(tick_seconds=0.3)
 
 
-def load_preprocessor(model: Model) -> Preprocessor:
+def load_preprocessor(model: Model) -> PictureMaker:
     return FakePreprocessor()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from star_batch.commit.snapshots import read_snapshot
 from star_batch.errors import PromptTooLong, TooManyFailed
-from star_batch.pipeline.failure_limit import MIN_ROWS, Budget, MaxFailed, check_failed, failures
+from star_batch.pipeline.failure_limit import MIN_ROWS, FailureLimit, MaxFailed, check_failed, failures
 from star_batch.pipeline.job import run
 from star_batch.records import Answer
 from star_batch.storage.location import Location
@@ -30,28 +30,28 @@ def failed(*ids: str) -> tuple[Answer, ...]:
         (0.0, 99, 1, True),
     ],
 )
-def test_a_budget_is_a_number_or_a_share(limit: MaxFailed, answered: int, num_failed: int, is_spent: bool) -> None:
-    budget = Budget(limit)
-    budget.add(answered, failures(failed(*(f"{n}" for n in range(num_failed)))))
-    assert (budget.verdict() is not None) == is_spent
+def test_a_limit_is_a_number_or_a_share(limit: MaxFailed, answered: int, num_failed: int, is_spent: bool) -> None:
+    failed_rows = FailureLimit(limit)
+    failed_rows.add(answered, failures(failed(*(f"{n}" for n in range(num_failed)))))
+    assert (failed_rows.verdict() is not None) == is_spent
 
 
 def test_a_row_that_fails_again_after_a_crash_counts_once() -> None:
-    budget = Budget(1)
+    failed_rows = FailureLimit(1)
     for _ in range(3):
-        budget.add(5, failures(failed("a")))
-    assert budget.verdict() is None
+        failed_rows.add(5, failures(failed("a")))
+    assert failed_rows.verdict() is None
 
 
 def test_the_most_frequent_failure_is_named_with_an_example() -> None:
-    budget = Budget(1)
+    failed_rows = FailureLimit(1)
     answers = (
         Answer(id="z", error="no image", error_kind="image_missing"),
         *failed("a", "b"),
         Answer(id="c", text="x"),
     )
-    budget.add(1, failures(answers))
-    assert budget.verdict() == (
+    failed_rows.add(1, failures(answers))
+    assert failed_rows.verdict() == (
         "3 of 4 rows failed and 1 may (max_failed); most often prompt_too_long (2 of them, such as a: 300 words); "
         "what is committed stays"
     )

@@ -19,7 +19,7 @@ from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, InputError, ModelError, OutputError
 from star_batch.inputs.comparison import compare, recorded_input
 from star_batch.metrics import Progress
-from star_batch.pipeline.backend import Engine
+from star_batch.pipeline.backend import RecordEngine
 from star_batch.pipeline.job import run
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.report.samples import Sampler, read_samples
@@ -256,7 +256,7 @@ def test_a_model_that_cannot_be_loaded_is_the_error_that_arrives(
     assert said(capfd) == ""
 
 
-def load_nothing(config: JobConfig) -> Engine:
+def load_nothing(config: JobConfig) -> RecordEngine:
     raise RuntimeError("out of memory\nsecond line")
 
 

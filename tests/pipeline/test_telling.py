@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from star_batch.metrics import Progress, Snapshot
+from star_batch.metrics import EngineSnapshot, Progress
 from star_batch.monitor.export import Board
 from star_batch.pipeline.job import _telling
 
@@ -13,7 +13,7 @@ def test_an_onlooker_that_fails_is_named_once(caplog: pytest.LogCaptureFixture) 
     def fail(progress: Progress) -> None:
         raise ValueError("no\x1b[0m display")
 
-    board, progress = Board(), Progress.at(Snapshot(), seconds=0.0, before=0, total=3)
+    board, progress = Board(), Progress.at(EngineSnapshot(), seconds=0.0, before=0, total=3)
     tell = _telling(board, fail)
     with caplog.at_level(logging.WARNING, "star_batch"):
         tell(progress)
