@@ -138,8 +138,8 @@ def test_labels_are_few_and_hold_no_id() -> None:
 
 
 def test_the_readme_names_every_metric_and_every_label() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Watching a job")[2].partition("\n## ")[0]
+    readme = (Path(__file__).parents[2] / "star_batch" / "monitor" / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Metrics")[2].partition("\n## ")[0]
     for metric in EVERY:
         label = f"{{{metric.label}}}" if metric.label else ""
         assert f"`{metric.name.removeprefix('star_batch_')}{label}`" in section
