@@ -13,7 +13,6 @@ from types import ModuleType
 import pytest
 
 import star_batch
-from star_batch.config import load_config
 
 ROOT = Path(__file__).parent.parent
 MAX_FUNCTION_LINES = 60
@@ -232,17 +231,3 @@ def test_no_package_registry_is_committed() -> None:
     for file in tracked_files():
         hosts = {host.decode() for pair in registry.findall(file.read_bytes()) for host in pair if host}
         assert hosts <= {"pypi.org", "download.pytorch.org"}, f"{file} names {hosts}"
-
-
-def test_the_readme_has_a_line_for_every_module() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The house")[2]
-    modules = [path for path in (ROOT / "star_batch").rglob("*.py") if path.name != "__init__.py"]
-    assert [path.name for path in modules if f" {path.name} " not in tree] == []
-
-
-def test_the_readmes_job_is_a_job(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    job = tmp_path / "job.yaml"
-    job.write_text(text.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
-    config = load_config(job, {})
-    assert (config.pruning.method, config.pruning.keep) == ("star", 128)

@@ -29,7 +29,7 @@ def test_every_folder_that_is_applied_is_one() -> None:
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    for path in re.findall(r"\]\((?!http)([^)]+)\)", PAGE):
+    for path in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
         assert (K8S / path).exists(), path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from star_batch.metrics import EngineSnapshot, EngineStats, Progress, Readings, Summary
+from star_batch.metrics import EngineStats, Progress, Readings, Snapshot, Summary
 from star_batch.monitor.prometheus import (
     ENGINE,
     JOB,
@@ -51,12 +51,12 @@ def shown(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
     return parsed(generate_latest(registry).decode())
 
 
-def busy() -> EngineSnapshot:
+def busy() -> Snapshot:
     readings = Readings(rows_waiting=7, pages_in_use=(3, 1), pages=(8, 8), idle_seconds=0.5)
     for rows, seconds in ((4, 0.002), (8, 0.02), (9, 20.0)):
         readings.observe("decode", rows=rows, seconds=seconds)
     stats = EngineStats(rows_answered=30, rows_failed=2, prefill_tokens=900, visual_tokens=4000, early_tokens=600)
-    return EngineSnapshot(engines=2, stats=stats, readings=readings, errors=Counter(image_missing=2))
+    return Snapshot(engines=2, stats=stats, readings=readings, errors=Counter(image_missing=2))
 
 
 def test_a_summary_as_text() -> None:
@@ -138,8 +138,8 @@ def test_labels_are_few_and_hold_no_id() -> None:
 
 
 def test_the_readme_names_every_metric_and_every_label() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Watching a job")[2].partition("\n## ")[0]
+    readme = (Path(__file__).parents[2] / "star_batch" / "monitor" / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Metrics")[2].partition("\n## ")[0]
     for metric in EVERY:
         label = f"{{{metric.label}}}" if metric.label else ""
         assert f"`{metric.name.removeprefix('star_batch_')}{label}`" in section

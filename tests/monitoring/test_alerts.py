@@ -54,7 +54,7 @@ def test_alerts_ask_for_what_is_exported() -> None:
 
 
 def test_the_readme_names_every_alert() -> None:
-    readme = (manifests.FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (manifests.FOLDER.parents[1] / "star_batch" / "monitor" / "README.md").read_text(encoding="utf-8")
     assert [rule["alert"] for rule in manifests.rules() if f"`{rule['alert']}`" not in readme] == []
 
 
