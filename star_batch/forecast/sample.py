@@ -11,7 +11,8 @@ from PIL import Image
 
 from star_batch.config import JobConfig
 from star_batch.inputs.pieces import Piece
-from star_batch.inputs.preprocess import Preprocess, to_records
+from star_batch.inputs.prepared import to_records
+from star_batch.inputs.preprocess import Preprocess
 from star_batch.inputs.rows import InputPlan, read_rows
 from star_batch.inputs.sources import Sources
 from star_batch.models import Preprocessor, load_preprocessor

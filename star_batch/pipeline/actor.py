@@ -27,7 +27,7 @@ import ray.exceptions
 from star_batch.commit.readable import readable_type
 from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, Quarantined, StarBatchError
-from star_batch.inputs.preprocess import kept_fields, to_records
+from star_batch.inputs.prepared import kept_fields, to_records
 from star_batch.metrics import EngineStats
 from star_batch.monitor.intervals import Report
 from star_batch.pipeline.attempts import Process, Rows

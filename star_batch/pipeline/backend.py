@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
-from star_batch.inputs.preprocess import PictureMaker
+from star_batch.inputs.planned_row import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.records import Answer, Record

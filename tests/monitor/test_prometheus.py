@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from star_batch.metrics import EngineStats, Progress, Readings, Snapshot, Summary
+from star_batch.metrics import EngineSnapshot, EngineStats, Progress, Readings, Summary
 from star_batch.monitor.prometheus import (
     ENGINE,
     JOB,
@@ -51,12 +51,12 @@ def shown(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
     return parsed(generate_latest(registry).decode())
 
 
-def busy() -> Snapshot:
+def busy() -> EngineSnapshot:
     readings = Readings(rows_waiting=7, pages_in_use=(3, 1), pages=(8, 8), idle_seconds=0.5)
     for rows, seconds in ((4, 0.002), (8, 0.02), (9, 20.0)):
         readings.observe("decode", rows=rows, seconds=seconds)
     stats = EngineStats(rows_answered=30, rows_failed=2, prefill_tokens=900, visual_tokens=4000, early_tokens=600)
-    return Snapshot(engines=2, stats=stats, readings=readings, errors=Counter(image_missing=2))
+    return EngineSnapshot(engines=2, stats=stats, readings=readings, errors=Counter(image_missing=2))
 
 
 def test_a_summary_as_text() -> None:

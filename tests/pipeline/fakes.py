@@ -15,7 +15,7 @@ from PIL import Image
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
 from star_batch.errors import ModelError, PromptTooLong
-from star_batch.inputs.preprocess import PictureMaker
+from star_batch.inputs.planned_row import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.pipeline.backend import Backend, RecordEngine
