@@ -143,10 +143,8 @@ def test_a_prompt_by_setting_takes_the_place_of_the_files_prompt_column(tmp_path
 
 
 def test_a_setting_changes_what_it_names_and_nothing_that_shares_it(tmp_path: Path) -> None:
-    text = (
-        "input: {path: a, prompt: b, storage_options: &s {key: k}}\noutput: {path: o, storage_options: *s}"
-    text += "\nmodel: demo\n"
-    )
+    text = "input: {path: a, prompt: b, storage_options: &s {key: k}}\n"
+    text += "output: {path: o, storage_options: *s}\nmodel: demo\n"
     config = load_config(write(tmp_path, text), {}, ["input.storage_options.key=other", "output.samples=3"])
     assert config.input.storage_options == {"key": "other"}
     assert (config.output.storage_options, config.output.samples) == ({"key": "k"}, 3)
