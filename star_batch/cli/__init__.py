@@ -3,12 +3,15 @@
 Opened without its commands, so that a program hears Ctrl-C before they are loaded.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from star_batch.cli.program import as_program
 
 if TYPE_CHECKING:
-    from star_batch.cli.commands import app
+    import typer
+
+    app: typer.Typer
 
 __all__ = ["app", "main"]
 
@@ -19,14 +22,16 @@ def main() -> None:
 
 
 def _command() -> None:
-    from star_batch.cli.commands import app
+    from star_batch.cli.commands import PLACES, app_with, whole_app
 
+    named = sys.argv[1:2]
+    app = app_with(named) if named and named[0] in PLACES else whole_app()
     app(prog_name="star-batch")
 
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from star_batch.cli.commands import app
+        from star_batch.cli.commands import whole_app
 
-        return app
+        return whole_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ def as_program(command: Callable[[], None]) -> None:
 
     streams.protect()
     if is_json:
-        from star_batch.terminal import set_up_logs
+        from star_batch.cli.messages import set_up_logs
 
         set_up_logs("json")
     try:

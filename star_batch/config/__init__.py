@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from star_batch.config.cluster import Cluster, Faults, Metrics
     from star_batch.config.defaults import MAX_IMAGE_PIXELS, RETRY_SECONDS
-    from star_batch.config.flags import FLAGS
+    from star_batch.config.flags import FLAGS, FORMER_FLAGS
     from star_batch.config.input import Fetch, Input, Question
     from star_batch.config.load import load_config, parse_config
     from star_batch.config.schema import JobConfig, Model, Output
 
 __all__ = [
     "FLAGS",
+    "FORMER_FLAGS",
     "MAX_IMAGE_PIXELS",
     "RETRY_SECONDS",
     "Cluster",
@@ -35,7 +36,7 @@ __all__ = [
 _MODULES = {
     "cluster": ("Cluster", "Faults", "Metrics"),
     "defaults": ("MAX_IMAGE_PIXELS", "RETRY_SECONDS"),
-    "flags": ("FLAGS",),
+    "flags": ("FLAGS", "FORMER_FLAGS"),
     "input": ("Fetch", "Input", "Question"),
     "load": ("load_config", "parse_config"),
     "schema": ("JobConfig", "Model", "Output"),

@@ -119,7 +119,7 @@ def _show(loc: tuple[str, ...], value: object) -> str:
 
 def _unknown(loc: tuple[str, ...]) -> str:
     *parents, name = loc
-    known = _known_keys()
+    known = known_keys()
     section = _NESTED.get(loc[:2]) if len(loc) > 2 else None
     here = list(_names(section)) if section is not None else known[parents[0]] if parents else list(known)
     near = difflib.get_close_matches(name, here, n=2, cutoff=0.7)
@@ -129,7 +129,8 @@ def _unknown(loc: tuple[str, ...]) -> str:
     return f"unknown key; known: {', '.join(here)}"
 
 
-def _known_keys() -> dict[str, list[str]]:
+def known_keys() -> dict[str, list[str]]:
+    """Every section and its keys."""
     return {name: list(_names(field.annotation)) for name, field in JobConfig.model_fields.items()}
 
 
