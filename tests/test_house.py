@@ -44,7 +44,6 @@ FLOORS = {
     "bench": 4,
     "pipeline": 4,
     "demo": 4,
-    "terminal": 5,
     "cli": 5,
     "jobs": 5,
     "__init__": 5,
