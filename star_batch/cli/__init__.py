@@ -6,7 +6,7 @@ Opened without its commands, so that a program hears Ctrl-C before they are load
 import sys
 from typing import TYPE_CHECKING, Any
 
-from star_batch.cli.program import as_program
+from star_batch.cli.program import as_program, do_without
 
 if TYPE_CHECKING:
     import typer
@@ -24,8 +24,11 @@ def main() -> None:
 def _command() -> None:
     from star_batch.cli.commands import PLACES, app_with, whole_app
 
-    named = sys.argv[1:2]
-    app = app_with(named) if named and named[0] in PLACES else whole_app()
+    named = "".join(sys.argv[1:2])
+    if PLACES.get(named) == PLACES["status"]:
+        # pyarrow imports it, where it is installed, when an array is first made; what tells of outputs needs none.
+        do_without("pandas")
+    app = app_with([named]) if named in PLACES else whole_app()
     app(prog_name="star-batch")
 
 

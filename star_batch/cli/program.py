@@ -44,6 +44,22 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return [*(given or joined), os.environ.get(LOG_FORMAT_VARIABLE, "")][0] == "json"
 
 
+def do_without(module: str) -> None:
+    """From here on it counts as not installed."""
+    sys.meta_path.insert(0, _Hidden(module))
+
+
+class _Hidden:
+    """Finds nothing, and lets nobody else find it."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == self._module:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def _leave() -> None:
     """At once: whoever is interrupted does not wait for threads of others."""
     for stream in (sys.stdout, sys.stderr):
