@@ -16,18 +16,12 @@ from star_batch.engine.kv_cache import free_memory
 from star_batch.errors import ConfigError, InputError, RecordError
 from star_batch.forecast.gpus import Gpu, gpu_named
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters, row_bytes
+from star_batch.forecast.measure import measure
 from star_batch.forecast.options import Wishes
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.inputs.planning import InputPlan, plan_input
-from star_batch.models import (
-    Checkpoint,
-    check,
-    choose_device,
-    choose_dtype,
-    family_of,
-    generation_of,
-    load_preprocessor,
-)
+from star_batch.models import Checkpoint, check, choose_device, choose_dtype, family_of, load_preprocessor
+from star_batch.pipeline.backend import generation
 from star_batch.pruning import PruningPlan, make_plan
 from star_batch.storage.location import Location
 
@@ -116,13 +110,6 @@ class _Subject:
         cost = Cost.of(hub, num_visual, family.num_views_of(hub))
         return cls(config=config, checkpoint=checkpoint, hub=hub, plan=plan, num_visual=num_visual, cost=cost)
 
-    @property
-    def generation(self) -> Generation:
-        """What the checkpoint's settings mean for the answers."""
-        found, own = generation_of(self.checkpoint, self.hub), self.config.decoding.repetition_penalty
-        penalty = found.repetition_penalty if own is None else own
-        return Generation(repetition_penalty=penalty, not_applied=found.not_applied)
-
     def dtype(self, device: torch.device) -> torch.dtype:
         return choose_dtype(self.config.model.dtype, self.hub, device)
 
@@ -164,8 +151,6 @@ def _output(config: JobConfig) -> Location:
 
 
 def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wishes) -> Forecast:
-    from star_batch.forecast.measure import measure  # its engine comes with Ray
-
     device = choose_device(subject.config.model.device)
     dtype, room = subject.dtype(device), free_memory(device, subject.config.gpu_share)
     done = measure(subject.config, sample.records, seconds=wishes.seconds)
@@ -270,7 +255,7 @@ def _forecast(
         pace=pace,
         num_engines=wishes.num_gpus or (1 if pace.is_cpu else subject.config.cluster.actor_range[1]),
         wishes=wishes,
-        generation=subject.generation,
+        generation=generation(subject.config),
     )
 
 
