@@ -1,6 +1,9 @@
 """Mistakes and failures in plain words, each with its exit code."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,14 @@ def test_ctrl_c_before_the_job_has_begun(job: Pipeline) -> None:
 def test_a_bug_keeps_its_traceback(job: Pipeline) -> None:
     job.error = ZeroDivisionError()
     assert isinstance(invoke(*JOB).exception, ZeroDivisionError)
+
+
+def test_a_home_that_cannot_be_written_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    hidden = ("MPLCONFIGDIR", "HF_HOME", "TRITON_CACHE_DIR")
+    env = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": "/proc/no-home"}
+    command = [sys.executable, "-m", "star_batch", "run", "absent.yaml"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    home, error = done.stderr.splitlines()
+    assert home.startswith("HOME (/proc/no-home) cannot be written: ")
+    assert error == "star-batch: absent.yaml: cannot be read: No such file or directory"
