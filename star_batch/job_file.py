@@ -48,6 +48,18 @@ def read_yaml(path: Path, expected: str = "expected sections such as input:, out
     return values
 
 
+def read_value(text: str, shown: str) -> Any:
+    """One value as a job's file would say it: a number, a text, a list, null; `shown` is what it belongs to.
+
+    Raises:
+        ConfigError: it is no YAML; nothing of it is quoted.
+    """
+    try:
+        return _parse(text)
+    except (yaml.YAMLError, UnicodeError):
+        raise ConfigError(f"{printable(shown)}: the value is not YAML; put a text in quotes") from None
+
+
 def _read(path: Path, shown: str) -> str:
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)

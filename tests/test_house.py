@@ -47,7 +47,6 @@ FLOORS = {
     "bench": 6,
     "forecast": 6,
     "demo": 6,
-    "terminal": 7,
     "cli": 7,
     "jobs": 7,
     "__init__": 7,

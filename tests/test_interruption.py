@@ -24,7 +24,7 @@ BUSY = [sys.executable, "-c", "while True: pass"]
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "star_batch", "run", "--input", str(folder / "in"), "--output", "out", *more]
-    command += ["--model", "demo", "--image-column", "image", "--prompt-column", "question"]
+    command += ["--model", "demo", "--set", "input.image_column=image", "--prompt-column", "question"]
     return subprocess.Popen(
         command,
         cwd=folder,

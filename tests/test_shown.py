@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from star_batch import cli, terminal
+from star_batch import cli
+from star_batch.cli import messages, screen
+from star_batch.cli.summary import show_summary
 from star_batch.errors import LONGEST_REASON, ConfigError, ImageFetchFailed, StarBatchError
 from star_batch.metrics import Summary
 from star_batch.records import Answer
@@ -38,24 +40,24 @@ def is_harmless(text: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal.out, "_width", 300)
-    monkeypatch.setattr(terminal.err, "_width", 300)
+    monkeypatch.setattr(screen.out, "_width", 300)
+    monkeypatch.setattr(screen.err, "_width", 300)
 
 
 @pytest.fixture
 def logs() -> Any:
-    handlers, level, hook = terminal.logger.handlers, terminal.logger.level, sys.excepthook
-    yield terminal.set_up_logs
-    terminal.logger.handlers, terminal.logger.level, sys.excepthook = handlers, level, hook
+    handlers, level, hook = messages.logger.handlers, messages.logger.level, sys.excepthook
+    yield messages.set_up_logs
+    messages.logger.handlers, messages.logger.level, sys.excepthook = handlers, level, hook
 
 
 @pytest.mark.parametrize("text", [HOSTILE, LONG, "\udcff"])
 def test_whatever_shows_results_shows_it_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.show_line(text)
-    terminal.show_list(text, [(text, text)])
-    terminal.show_numbers([(text, text, text)])
-    terminal.show_table([text, "b"], [[text, text]])
-    terminal.show_summary(hostile_summary(text))
+    screen.show_line(text)
+    screen.show_list(text, [(text, text)])
+    screen.show_numbers([(text, text, text)])
+    screen.show_table([text, "b"], [[text, text]])
+    show_summary(hostile_summary(text))
     shown = capsys.readouterr().out
     assert is_harmless(shown)
     assert text == "\udcff" or shown.count("\\x1b]0;title\\x07\\r\\n") > 5
@@ -76,7 +78,7 @@ def test_an_error_is_as_many_lines_as_it_was_made_of(
     try:
         raise ConfigError(f"{text}:", f"  key: {text}")
     except ConfigError as error:
-        terminal.show_error(error, 2, verbose=verbose)
+        messages.show_error(error, 2, verbose=verbose)
     shown = capsys.readouterr().err
     assert is_harmless(shown)
     assert verbose or shown.count("\n") == 2

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from star_batch.cli.screen import Screen, show_table
 from star_batch.demo.dataset import write_parquet
 from star_batch.streams import Lines
-from star_batch.terminal import Screen, show_table
 from tests.pipeline.samples import rows, write
 
 COMMAND = [sys.executable, "-m", "star_batch"]
-PLAN = ["plan", "--input", "in.parquet", "--output", "out", "--model", "demo", "--image-column", "image"]
+PLAN = ["plan", "--input", "in.parquet", "--output", "out", "--model", "demo", "--set", "input.image_column=image"]
 PLAN += ["--prompt-column", "question", "--gpu", "a100-80gb"]
 
 
@@ -102,7 +102,7 @@ def test_the_one_line_that_is_read_is_whole(folder: Path) -> None:
 def test_where_json_is_asked_for_all_that_libraries_say_is_json(folder: Path) -> None:
     said = "warnings.warn('w'); print('x y', file=sys.stderr); logging.getLogger('other').warning('z')"
     thread = "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()"
-    script = "import logging, sys, threading, warnings; from star_batch.terminal import set_up_logs; "
+    script = "import logging, sys, threading, warnings; from star_batch.cli.messages import set_up_logs; "
     script += f"set_up_logs('json'); {said}; {thread}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
@@ -130,11 +130,11 @@ def test_a_screen_that_breaks_is_passed_over(monkeypatch: pytest.MonkeyPatch) ->
     broken.close()
     screen = Screen(file=broken)
     screen.print("lost")
-    monkeypatch.setattr("star_batch.terminal.out", screen)
+    monkeypatch.setattr("star_batch.cli.screen.out", screen)
     show_table(["a"], [["b"]])
 
 
-JOB = ["run", "--input", "in", "--output", "out", "--model", "demo", "--image-column", "image"]
+JOB = ["run", "--input", "in", "--output", "out", "--model", "demo", "--set", "input.image_column=image"]
 JOB += ["--prompt-column", "question"]
 
 

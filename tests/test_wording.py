@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_batch.wording import LONGEST_SHOWN, printable
+from star_batch.wording import LONGEST_SHOWN, duration, printable
 
 
 @given(st.text())
@@ -18,3 +19,18 @@ def test_control_characters_are_escaped_and_long_texts_are_cut() -> None:
     assert printable("a\x1b]0;title\x07\nb\u202e") == "a\\x1b]0;title\\x07\\nb\\u202e"
     assert printable("x" * 2048) == "x" * 300 + "... (2,048 characters)"
     assert printable("\udcff") == "\\udcff"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (45, "45 s"),
+        (720, "12 min"),
+        (11_100, "3 h 05 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

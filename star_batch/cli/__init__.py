@@ -3,12 +3,15 @@
 Opened without its commands, so that a program hears Ctrl-C before they are loaded.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from star_batch.cli.program import as_program
+from star_batch.cli.program import as_program, do_without
 
 if TYPE_CHECKING:
-    from star_batch.cli.commands import app
+    import typer
+
+    app: typer.Typer
 
 __all__ = ["app", "main"]
 
@@ -19,14 +22,19 @@ def main() -> None:
 
 
 def _command() -> None:
-    from star_batch.cli.commands import app
+    from star_batch.cli.commands import PLACES, app_with, whole_app
 
+    named = "".join(sys.argv[1:2])
+    if PLACES.get(named) == PLACES["status"]:
+        # pyarrow imports it, where it is installed, when an array is first made; what tells of outputs needs none.
+        do_without("pandas")
+    app = app_with([named]) if named in PLACES else whole_app()
     app(prog_name="star-batch")
 
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from star_batch.cli.commands import app
+        from star_batch.cli.commands import whole_app
 
-        return app
+        return whole_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,28 +1,39 @@
-"""The commands: a file each, and what they have in common.
+"""The commands: where each is, and what they have in common.
 
-What computes is imported by the command that needs it, so that `--help` and a mistyped option do not wait for
-torch and Ray.
+A command's module is imported when the command is there to be run or listed, and what computes only by the command
+itself, so that `--help`, a mistyped option and `status` do not wait for torch and Ray.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Iterable
+from functools import cache
 from typing import Annotated
 
 import typer
 
 from star_batch import __version__
-from star_batch.bench.command import bench
-from star_batch.cli import demo, outputs, plan, run
 from star_batch.cli.exits import exit_codes, plainly
 from star_batch.cli.usage import Command, Group
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=exit_codes(),
-)
+PLACES = {
+    "run": "star_batch.cli.run",
+    "plan": "star_batch.cli.plan",
+    "status": "star_batch.cli.outputs",
+    "verify": "star_batch.cli.outputs",
+    "report": "star_batch.cli.outputs",
+    "demo": "star_batch.cli.demo",
+    "bench": "star_batch.bench.command",
+}
+"""The module of each command, which is a function of its name there."""
+
+_IN_SHORT = {
+    "plan": "What a job will be like, how long it takes and what it costs.",
+    "status": "How far a job is, and who is at work on it.",
+    "verify": "Check that an output holds every row exactly once.",
+    "report": "Draw an output's report: one page that opens offline.",
+    "demo": "See it work, with a small model that comes along.",
+    "bench": "Measure it: speed and accuracy, side by side.",
+}
 
 
 def _print_version(is_asked: bool) -> None:
@@ -31,7 +42,6 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def star_batch(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -51,14 +61,24 @@ def star_batch(
     """
 
 
-def _add(command: Callable[..., None], short_help: str | None = None) -> None:
-    app.command(cls=Command, epilog=exit_codes(), short_help=short_help)(plainly(command))
+def app_with(names: Iterable[str]) -> typer.Typer:
+    """The program with these commands alone."""
+    app = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        epilog=exit_codes(),
+    )
+    app.callback()(star_batch)
+    for name in names:
+        command = getattr(importlib.import_module(PLACES[name]), name)
+        app.command(cls=Command, epilog=exit_codes(), short_help=_IN_SHORT.get(name))(plainly(command))
+    return app
 
 
-_add(run.run)
-_add(plan.plan, "What a job will be like, how long it takes and what it costs.")
-_add(outputs.status, "How far a job is, and who is at work on it.")
-_add(outputs.verify, "Check that an output holds every row exactly once.")
-_add(outputs.report, "Draw an output's report: one page that opens offline.")
-_add(demo.demo, "See it work, with a small model that comes along.")
-_add(bench, "Measure it: speed and accuracy, side by side.")
+@cache
+def whole_app() -> typer.Typer:
+    """The program with all of its commands."""
+    return app_with(PLACES)

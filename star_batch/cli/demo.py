@@ -8,13 +8,15 @@ import pyarrow as pa
 import typer
 
 from star_batch.cli.flags import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
+from star_batch.cli.messages import LogFormat
+from star_batch.cli.progress import working
 from star_batch.cli.run import run_job
+from star_batch.cli.screen import out, show_list, show_table
 from star_batch.config import JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass
 from star_batch.errors import ConfigError, Interrupted, OutputError
 from star_batch.options import Pruning
 from star_batch.storage.parquet import read_parquet
-from star_batch.terminal import out, show_list, show_table, working
 
 logger = logging.getLogger(__name__)
 
@@ -62,22 +64,29 @@ def demo(
     if keep_mass is not None and (not compare or keep is not None):
         raise ConfigError("--keep-mass goes with --compare, and without --keep")
     config = _demo_config(output, method or "star", keep, device=device, dtype=dtype)
-    if compare:
-        if keep_mass is not None:
-            _compare_budgets(config.model, rows or COMPARE_ROWS, method, keep_mass)
-        else:
-            _compare(config.model, rows or COMPARE_ROWS, method, keep)
-        return
-    _write_scenes(output / "input", rows or DEMO_ROWS)
+    if keep_mass is not None:
+        _compare_budgets(config.model, rows or COMPARE_ROWS, method, keep_mass)
+    elif compare:
+        _compare(config.model, rows or COMPARE_ROWS, method, keep)
+    else:
+        _write_scenes(output / "input", rows or DEMO_ROWS)
+        _run(config, verbose=verbose, quiet=quiet, log_format=log_format)
+        if not quiet and log_format == "text":
+            _show_more(config, output, min(rows or DEMO_ROWS, _SAVED_ROWS))
+
+
+def _run(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
     try:
         run_job(config, verbose=verbose, quiet=quiet, log_format=log_format)
     except Interrupted:
         raise Interrupted("interrupted; the same command begins the demo anew") from None
-    if not quiet and log_format == "text":
-        show_list("Asked and answered", _samples(output / "output" / "answers"))
-        if config.pruning.method != "none":
-            show_list("What pruning saves", _saved(config, min(rows or DEMO_ROWS, _SAVED_ROWS)))
-        show_list("Next", _DEMO_NEXT)
+
+
+def _show_more(config: JobConfig, folder: Path, num_rows: int) -> None:
+    show_list("Asked and answered", _samples(folder / "output" / "answers"))
+    if config.pruning.method != "none":
+        show_list("What pruning saves", _saved(config, num_rows))
+    show_list("Next", _DEMO_NEXT)
 
 
 _DEMO_NEXT = (

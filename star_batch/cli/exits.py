@@ -1,12 +1,14 @@
 """How a command ends: in plain words and with an exit code for everything that goes wrong on purpose."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 
+from star_batch.cli.messages import set_up_logs, show_error
 from star_batch.errors import (
     ClusterError,
     ConfigError,
@@ -19,8 +21,8 @@ from star_batch.errors import (
     StarBatchError,
     TooManyFailed,
 )
+from star_batch.home import caches_elsewhere
 from star_batch.interruption import SENTENCE
-from star_batch.terminal import set_up_logs, show_error
 
 EXIT_CODES: dict[type[StarBatchError], str] = {
     ConfigError: "an option or the job's file is wrong; nothing was started",
@@ -30,7 +32,7 @@ EXIT_CODES: dict[type[StarBatchError], str] = {
     ClusterError: "Ray cannot be reached, or failed",
     LeaseHeld: "another run is at work on the output, or has taken over",
     PromiseBroken: "verify: the output does not hold every row exactly once",
-    TooManyFailed: "more rows failed than --max-failed allows",
+    TooManyFailed: "more rows failed than faults.max_failed allows",
     Interrupted: SENTENCE,
 }
 
@@ -48,6 +50,7 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
         set_up_logs(given.get("log_format", "text"), quiet=given.get("quiet", False))
+        os.environ.update(caches_elsewhere(os.environ))  # before any library looks where its files lie
         with _plain_errors(verbose=given.get("verbose", False)):
             command(**given)
 

@@ -8,12 +8,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import pyarrow as pa
 import typer
 
+from star_batch.cli.messages import LogFormat
 from star_batch.options import Dtype, Method
-from star_batch.storage.parquet import open_parquet
-from star_batch.terminal import LogFormat
 from star_batch.wording import quoted
 
 
@@ -34,10 +32,6 @@ Keep = Annotated[
         metavar="N",
         help="Visual tokens a decoder layer sees on average: a number (64) or a share (0.25; 1.0 is all).",
     ),
-]
-MaxFailed = Annotated[
-    float | None,
-    typer.Option(parser=_amount, metavar="N", help="Stop when more rows fail: a number (100) or a share (0.05)."),
 ]
 METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
@@ -69,11 +63,32 @@ def column(help: str) -> Any:
 
 def _columns(context: typer.Context) -> list[str]:
     """Of the first local file among the inputs that are typed already."""
+    import pyarrow as pa
+
+    from star_batch.storage.parquet import open_parquet
+
     paths = [Path(path) for path in context.params.get("input") or ()]
     files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     with contextlib.suppress(IndexError, OSError, pa.ArrowException), files[0].open("rb") as file:
         return list(open_parquet(file).schema_arrow.names)
     return []
+
+
+def _keys() -> list[str]:
+    """Keys of the configuration, as `--set` takes them."""
+    from star_batch.config.explain import known_keys
+
+    return [f"{section}.{key}=" for section, keys in known_keys().items() for key in keys]
+
+
+def with_examples(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose help ends with examples."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        command.__doc__ = f"{inspect.cleandoc(command.__doc__ or '')}\n\n{examples}"
+        return command
+
+    return decorate
 
 
 def with_options_of(
@@ -108,6 +123,20 @@ def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[kind, unlisted])
 
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Any key of a job's file, its value as in YAML; repeatable.",
+        autocompletion=_keys,
+    ),
+]
+Paths = Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")]
+_KINDS = ("parquet", "images", "openai")
+Kind = Annotated[str | None, text("KIND", "Input is parquet, images or openai.", *_KINDS)]
+_PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY."
+Pushgateway = Annotated[str | None, text("URL", _PUSHGATEWAY_HELP, envvar="STAR_BATCH_PUSHGATEWAY")]
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]
 DtypeName = Annotated[str | None, text("DTYPE", f"{', '.join(get_args(Dtype))}.", *get_args(Dtype))]
 MethodName = Annotated[str | None, text("METHOD", METHOD_HELP, *get_args(Method))]

@@ -1,14 +1,15 @@
 """`star-batch status`, `verify` and `report`: what an output holds, told from its folder alone."""
 
 import logging
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from star_batch.cli.flags import Quiet, ResultsOnly, Tracebacks, text
-from star_batch.config import load_config
+from star_batch.cli.screen import show_line, show_numbers
 from star_batch.errors import OutputError, PromiseBroken
-from star_batch.terminal import show_line, show_numbers, show_status
+from star_batch.wording import duration
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def status(out: Folder, verbose: Tracebacks = False, quiet: ResultsOnly = False)
     """
     from star_batch.commit import audit
 
-    show_status(audit.status(_place(out)[0]))
+    _show_status(audit.status(_place(out)[0]))
 
 
 def verify(
@@ -85,5 +86,45 @@ def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
 
     if not folder_or_job.endswith((".yaml", ".yml")):
         return Location.of(folder_or_job), {}
+    from star_batch.config import load_config
+
     config = load_config(folder_or_job, {})
     return Location.of(config.output.path, config.output.storage_options), config.input.storage_options
+
+
+class JobStatus(Protocol):
+    """How far a job is that may run elsewhere; that of `commit.audit` is one."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def answered(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def left(self) -> int | None: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def who(self) -> str: ...
+
+
+def _show_status(status: JobStatus) -> None:
+    """Rows done and left, and who is at work."""
+    show_numbers(_status_rows(status))
+
+
+def _status_rows(status: JobStatus) -> Iterator[tuple[str, str, str]]:
+    yield "done", f"{status.rows:,}", "" if status.total is None else f"of {status.total:,}"
+    yield "answered", f"{status.answered:,}", ""
+    yield "failed", f"{status.failed:,}", ""
+    if status.left is not None:
+        is_on = status.state == "running" and status.left and status.rate
+        yield "left", f"{status.left:,}", duration(status.left / status.rate) if is_on and status.rate else ""
+    if status.rate is not None:
+        yield "rows/s", f"{status.rate:,.1f}", "of the latest run"
+    yield status.state, "", status.who

@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from star_batch.cli.flags import ResultsOnly, Tracebacks, text, with_options_of
+from star_batch.cli.messages import logs_json
+from star_batch.cli.progress import working
 from star_batch.cli.run import job_of, run
+from star_batch.cli.screen import show_numbers
+from star_batch.config import JobConfig
 from star_batch.forecast.gpus import GPUS
 from star_batch.forecast.options import Wishes
-from star_batch.terminal import logs_json, show_numbers, working
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +23,7 @@ _EFFICIENCY_HELP = "Of the roofline that --gpu reaches, as a share."
 
 
 _OF_A_RUN = (
-    "reference_column",
-    "duplicates",
-    "max_failed",
     "ray_address",
-    "metrics_port",
     "pushgateway",
     "retry_failed",
     "overwrite",
@@ -68,10 +67,12 @@ def plan(
         efficiency=efficiency,
         answer_tokens=answer_tokens,
     )
-    config = job_of(context)
-    with working(
-        "looking at a sample of the rows, and measuring" if gpu is None else "looking at a sample of the rows"
-    ):
+    _show(job_of(context), wishes)
+
+
+def _show(config: JobConfig, wishes: Wishes) -> None:
+    looking = "looking at a sample of the rows"
+    with working(looking if wishes.gpu is not None else f"{looking}, and measuring"):
         from star_batch.forecast.forecast import make_forecast
         from star_batch.forecast.format import lines
 

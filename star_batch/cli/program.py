@@ -26,7 +26,7 @@ def as_program(command: Callable[[], None]) -> None:
 
     streams.protect()
     if is_json:
-        from star_batch.terminal import set_up_logs
+        from star_batch.cli.messages import set_up_logs
 
         set_up_logs("json")
     try:
@@ -42,6 +42,22 @@ def wants_json(arguments: Sequence[str]) -> bool:
     given = [value for name, value in itertools.pairwise(arguments) if name == "--log-format"]
     joined = [argument.partition("=")[2] for argument in arguments if argument.startswith("--log-format=")]
     return [*(given or joined), os.environ.get(LOG_FORMAT_VARIABLE, "")][0] == "json"
+
+
+def do_without(module: str) -> None:
+    """From here on it counts as not installed."""
+    sys.meta_path.insert(0, _Hidden(module))
+
+
+class _Hidden:
+    """Finds nothing, and lets nobody else find it."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == self._module:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _leave() -> None:

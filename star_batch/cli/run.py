@@ -10,79 +10,80 @@ from star_batch.cli.flags import (
     Device,
     DtypeName,
     Keep,
+    Kind,
     LogFormatName,
-    MaxFailed,
     MethodName,
+    Paths,
+    Pushgateway,
     Quiet,
+    Settings,
     Verbose,
     column,
     text,
+    with_examples,
 )
+from star_batch.cli.messages import LogFormat, set_up_logs
+from star_batch.cli.screen import show_list
 from star_batch.config import FLAGS, JobConfig, load_config
-from star_batch.terminal import LogFormat, live_progress, set_up_logs, show_list, show_summary
 
 logger = logging.getLogger(__name__)
 
-PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY."
+EXAMPLES = """
+\b
+The least that makes a job:
+  star-batch run --model demo --prompt 'what does the picture show?' \\
+    --input photos.parquet --output answers
+
+\b
+The same as a file, job.yaml:
+  model: demo
+  input:
+    path: photos.parquet
+    prompt: what does the picture show?
+  output: answers
+
+\b
+A job file on other data, with a quarter of the visual tokens:
+  star-batch run job.yaml --input 's3://bucket/june/*.parquet' \\
+    --output s3://bucket/june-answers --method star --keep 0.25
+
+\b
+What has no flag of its own goes by --set:
+  star-batch run job.yaml --set faults.max_failed=0.05 \\
+    --set input.keep_columns='[label, url]'
+"""
 
 
+@with_examples(EXAMPLES)
 def run(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The job's file.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The same.")] = None,
-    input: Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")] = None,
-    kind: Annotated[
-        str | None, text("KIND", "Input is parquet, images or openai.", "parquet", "images", "openai")
-    ] = None,
+    input: Paths = None,
+    kind: Kind = None,
     output: Annotated[str | None, text("PATH", "Folder for the answers.")] = None,
     model: Annotated[str | None, text("NAME", "Checkpoint: a folder, a hub id, or demo.")] = None,
-    revision: Annotated[str | None, text("TEXT", "Commit or tag of a hub checkpoint.")] = None,
     method: MethodName = None,
     keep: Keep = None,
-    id_column: Annotated[str | None, column("Ids; left out, ids come from file and row.")] = None,
-    image_column: Annotated[str | None, column("Encoded images, or paths or URIs (image).")] = None,
     prompt_column: Annotated[str | None, column("Questions, one per row.")] = None,
     prompt: Annotated[str | None, text("TEXT", "One question for all rows; {column} is filled in.")] = None,
-    reference_column: Annotated[str | None, column("Right answers, to measure accuracy.")] = None,
     max_new_tokens: Annotated[int | None, text("N", "Longest answer (64).")] = None,
     actors: Annotated[int | None, text("N", "Engines that run side by side (1).")] = None,
     device: Device = None,
     dtype: DtypeName = None,
     limit: Annotated[int | None, text("N", "Only the first N rows.")] = None,
-    duplicates: Annotated[
-        str | None, text("WHAT", "Ids that repeat: refuse, or take the first.", "refuse", "first")
-    ] = None,
-    max_failed: MaxFailed = None,
+    settings: Settings = None,
     ray_address: Annotated[str | None, text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
-    metrics_port: Annotated[int | None, text("PORT", "Metrics for Prometheus while it runs.")] = None,
-    pushgateway: Annotated[
-        str | None, text("URL", "Where the numbers of the end go.", envvar="STAR_BATCH_PUSHGATEWAY")
-    ] = None,
+    pushgateway: Pushgateway = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed rows again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier job's answers.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     log_format: LogFormatName = "text",
 ) -> None:
-    """Run a job: from a file, from flags, or from both. A flag overrides the file.
+    """Run a job: from a file, from what is typed, or from both. --set overrides the file, a flag both.
 
     Run the same command again and it goes on where it stopped; a complete output is left as it is.
-
-    \b
-    The least that makes a job:
-      star-batch run --model demo --prompt 'what does the picture show?' \\
-        --input photos.parquet --output answers
-    \b
-    The same as a file, job.yaml:
-      model: demo
-      input:
-        path: photos.parquet
-        prompt: what does the picture show?
-      output: answers
-    \b
-    A job file on other data, with a quarter of the visual tokens:
-      star-batch run job.yaml --input 's3://bucket/june/*.parquet' \\
-        --output s3://bucket/june-answers --method star --keep 0.25
     """
     run_job(job_of(context), verbose=verbose, quiet=quiet, log_format=log_format)
 
@@ -93,7 +94,7 @@ def job_of(context: typer.Context) -> JobConfig:
     flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
     # A switch that is not set leaves the file's word.
     set_flags = {key: None if value is False else value for key, value in flags.items()}
-    config = load_config(given["config"] or given.get("config_file"), set_flags)
+    config = load_config(given["config"] or given.get("config_file"), set_flags, given["settings"] or ())
     # Of a script, its own choice among jobs.
     return context.obj(config) if context.obj is not None else config
 
@@ -104,6 +105,9 @@ def _one_or_many(paths: list[str] | None) -> str | list[str] | None:
 
 def run_job(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
     """Run it, and show what came of it."""
+    from star_batch.cli.progress import live_progress
+    from star_batch.cli.summary import show_summary
+
     set_up_logs(log_format, quiet=quiet, job=config.metrics.job)
     with live_progress() as on_progress:
         from star_batch.pipeline.job import run as run_pipeline

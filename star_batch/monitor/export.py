@@ -53,7 +53,7 @@ def endpoint(metrics: Metrics) -> Iterator[Board]:
     except OSError as error:
         raise ConfigError(
             f"metrics.port {metrics.port} on {metrics.host} cannot be had: {error.strerror}; "
-            "choose another (--metrics-port), or 0 for none"
+            "choose another (--set metrics.port=PORT), or 0 for none"
         ) from None
     logger.info("metrics are at http://%s:%d/metrics", metrics.host, metrics.port)
     try:

@@ -26,7 +26,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(source: Path, *more: str) -> Any:
     job = ["--input", str(source), "--output", str(source / "out"), "--model", "demo", "--device", "cpu"]
-    asked = ["--id-column", "id", "--prompt-column", "question", "--max-new-tokens", "32"]
+    asked = ["--set", "input.id_column=id", "--prompt-column", "question", "--max-new-tokens", "32"]
     given = ["plan", *job, *asked, "--method", "star", "--keep", "36", *more]
     return CliRunner().invoke(cli.app, given, prog_name="star-batch", env={"COLUMNS": "80"})
 
@@ -139,7 +139,7 @@ def test_what_a_sample_brings_is_shown_escaped_and_short(tmp_path: Path, scenes:
     images = pa.array([None, b"\x9b2J", *table["image"].to_pylist()[2:]], pa.binary())
     columns = {"id": ids, "image": images, "question": table["question"], hostile: ids}
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    result = plan(tmp_path, "--gpu", "l4", "--id-column", "id")
+    result = plan(tmp_path, "--gpu", "l4", "--set", "input.id_column=id")
     assert result.exit_code == 0
     assert all(line.isprintable() for line in result.output.split("\n"))
     assert "\nstar-batch: complete" not in result.output

@@ -47,7 +47,7 @@ def test_a_port_that_is_taken_stops_the_job_before_it_begins(tmp_path: Path) -> 
     source = write(tmp_path / "in.parquet", rows(2))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"metrics.port {port} on 127.0.0.1 cannot be had.*--metrics-port"):
+        with pytest.raises(ConfigError, match=rf"metrics.port {port} on 127.0.0.1 cannot be had.*--set metrics.port"):
             run(job(source, tmp_path / "out", metrics={"port": port}), backend=FAKE)
     assert not (tmp_path / "out").exists()
 

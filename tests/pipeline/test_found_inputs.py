@@ -30,7 +30,7 @@ def test_names_of_labels_are_compared_and_kept(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(meta), tmp_path / "rows.parquet")
     job = tmp_path / "job.yaml"
     job.write_text("input: {keep_columns: [kind]}")
-    options = ["--input", "rows.parquet", "--prompt-column", "question", "--reference-column", "kind"]
+    options = ["--input", "rows.parquet", "--prompt-column", "question", "--set", "input.reference_column=kind"]
     _, answers = run(tmp_path, str(job), *options, "--output", "out")
     assert sorted((str(row["reference"]), str(row["kind"])) for row in answers) == [(name, name) for name in names]
 

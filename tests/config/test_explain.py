@@ -1,66 +1,16 @@
-"""A job's file and flags: what is right is taken as written, what is wrong is named by its key."""
+"""What is wrong is named by its key, and secrets are never quoted."""
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from star_batch.config import FLAGS, Input, JobConfig, load_config, parse_config
+from star_batch.config import JobConfig, load_config, parse_config
 from star_batch.errors import ConfigError
-from star_batch.options import Decoding, EngineOptions, Pruning
-
-MINIMAL: dict[str, Any] = {
-    "input": {"path": "in.parquet", "prompt": "What is it?"},
-    "output": {"path": "out"},
-    "model": {"name": "demo"},
-}
-
-
-def job(**sections: Any) -> dict[str, Any]:
-    return MINIMAL | sections
-
-
-def mistake(values: dict[str, Any]) -> str:
-    """What is said about the one mistake in `values`."""
-    with pytest.raises(ConfigError) as caught:
-        parse_config(values, "job.yaml")
-    first, *lines = str(caught.value).splitlines()
-    assert first == "job.yaml:"
-    assert len(lines) == 1, lines
-    return lines[0].strip()
-
-
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "job.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_the_least_that_makes_a_job() -> None:
-    config = parse_config(MINIMAL)
-    assert config.pruning == Pruning()
-    assert config.decoding == Decoding()
-    assert config.engine == EngineOptions()
-    assert config.input.paths == ("in.parquet",)
-    assert config.cluster.actor_range == (1, 1)
-
-
-def test_a_plain_string_names_the_model_and_the_output() -> None:
-    assert parse_config(job(model="demo", output="out")) == parse_config(MINIMAL)
-
-
-@pytest.mark.parametrize(("written", "keep"), [("64", 64), ("0.25", 0.25), ("1.0", 1.0), ("1", 1)])
-def test_keep_is_a_number_or_a_share_as_it_is_written(tmp_path: Path, written: str, keep: float) -> None:
-    """`1` is one token and `1.0` every token."""
-    text = yaml.safe_dump(MINIMAL) + f"pruning: {{method: star, keep: {written}}}\n"
-    config = load_config(write(tmp_path, text), {})
-    assert config.pruning.keep == keep
-    assert type(config.pruning.keep) is type(keep)
+from tests.config.jobs import MINIMAL, job, mistake
 
 
 def test_every_mistake_of_a_file_is_reported_at_once() -> None:
@@ -160,51 +110,6 @@ def test_storage_options_appear_nowhere(wrong: Any) -> None:
     assert "hunter2" not in repr(config) + str(config.model_dump()) + config.model_dump_json()
 
 
-def test_a_file_that_is_not_yaml_is_located_but_not_quoted(tmp_path: Path) -> None:
-    path = write(tmp_path, "input:\n  key: [hunter2\nmodel: demo\n")
-    with pytest.raises(ConfigError, match=r"job\.yaml, line 3: ") as caught:
-        load_config(path, {})
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected sections"),
-        ("- 1\n", "expected sections"),
-        ("model: a\nmodel: b\n", "line 2: model is given twice"),
-        ("pruning:\n  keep: 1\n  keep: 2\n", "line 3: keep is given twice"),
-        ("? [a]\n: 1\n", "line 1: a key that is no text; put it in quotes"),
-    ],
-)
-def test_files_that_are_no_job(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(write(tmp_path, text), {})
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        load_config(tmp_path / "absent.yaml", {})
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="UTF-8"):
-        load_config(tmp_path / "binary", {})
-
-
-def test_a_section_with_every_line_commented_out(tmp_path: Path) -> None:
-    text = yaml.safe_dump(MINIMAL) + "engine:\n  # max_rows: 8\n"
-    assert load_config(write(tmp_path, text), {}) == parse_config(MINIMAL)
-
-
-def test_flags_alone_make_a_job() -> None:
-    flags = {
-        "input.path": "in.parquet",
-        "input.prompt": "What is it?",
-        "output.path": "out",
-        "model.name": "demo",
-    }
-    assert load_config(None, flags | {"pruning.keep": None}) == parse_config(MINIMAL)
-
-
 def test_mistakes_on_the_command_line_name_the_flag() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"input.limit": 0})
@@ -215,46 +120,6 @@ def test_mistakes_on_the_command_line_name_the_flag() -> None:
         "  output.path (--output): is missing",
         "  model.name (--model): is missing",
     ]
-
-
-def test_a_flag_overrides_the_file(tmp_path: Path) -> None:
-    text = yaml.safe_dump(job(model="other", pruning={"method": "star", "keep": 0.5, "late_layer": 2}))
-    path = write(tmp_path, text)
-    config = load_config(path, {"model.revision": "abc", "pruning.keep": 36, "input.limit": 5})
-    assert (config.model.name, config.model.revision) == ("other", "abc")
-    assert config.pruning == Pruning(method="star", keep=36, late_layer=2)
-    assert config.input.limit == 5
-
-
-def test_another_method_by_flag_takes_only_keep_from_the_file(tmp_path: Path) -> None:
-    text = yaml.safe_dump(job(pruning={"method": "star", "keep": 0.5, "late_layer": 2}))
-    path = write(tmp_path, text)
-    assert load_config(path, {"pruning.method": "random"}).pruning == Pruning(method="random", keep=0.5)
-    assert load_config(path, {"pruning.method": "none"}).pruning == Pruning()
-    assert load_config(path, {"pruning.method": "star"}).pruning.late_layer == 2
-
-
-def test_a_prompt_by_flag_takes_the_place_of_the_files_prompt_column(tmp_path: Path) -> None:
-    path = write(tmp_path, yaml.safe_dump(job(input={"path": "in", "prompt_column": "question"})))
-    assert load_config(path, {"input.prompt": "Why?"}).input.prompt_column is None
-    path = write(tmp_path, yaml.safe_dump(MINIMAL))
-    assert load_config(path, {"input.prompt_column": "question"}).input.prompt is None
-
-
-def test_every_flag_sets_a_known_key() -> None:
-    config = parse_config(MINIMAL)
-    for key in FLAGS:
-        section, name = key.split(".")
-        assert hasattr(getattr(config, section), name), key
-
-
-def test_a_job_is_frozen() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        parse_config(MINIMAL).input.limit = 3
-
-
-def test_built_in_python() -> None:
-    assert Input(path=("a", "b"), prompt="?").paths == ("a", "b")
 
 
 def known_keys() -> list[tuple[str, str]]:
@@ -297,24 +162,6 @@ def test_any_value_makes_a_job_or_a_config_error(key: tuple[str, str], value: An
         assert str(error).startswith("on the command line:\n  ")  # noqa: PT017
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    keep=st.integers(1, 10_000) | st.floats(0.0, 1.0, exclude_min=True),
-    actors=st.tuples(st.integers(1, 5), st.integers(5, 9)) | st.integers(1, 9),
-    choices=st.none() | st.lists(st.text(st.characters(categories=["L"]), min_size=1), min_size=1, unique=True),
-    prompt=st.text(min_size=1),
-)
-def test_a_job_survives_yaml(keep: float, actors: Any, choices: Any, prompt: str) -> None:
-    values = job(
-        input={"path": ["a", "b"], "prompt": prompt, "choices": choices},
-        pruning={"method": "star", "keep": keep},
-        cluster={"actors": list(actors) if isinstance(actors, tuple) else actors},
-    )
-    config = parse_config(yaml.safe_load(yaml.safe_dump(values)))
-    assert (config.pruning.keep, config.cluster.actors, config.input.prompt) == (keep, actors, prompt)
-    assert parse_config(config.model_dump()) == config
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -331,26 +178,3 @@ def test_a_pushgateway_is_a_url_and_its_password_is_never_shown(url: Any) -> Non
     with pytest.raises(ConfigError, match=r"metrics\.pushgateway: (give a URL|expected text)") as raised:
         parse_config(job(metrics={"pushgateway": url}), "job.yaml")
     assert "planted" not in str(raised.value)
-
-
-def test_a_password_of_the_pushgateway_is_not_in_the_words_of_a_configuration() -> None:
-    config = parse_config(job(metrics={"pushgateway": "https://bob:planted@host:9091"}))
-    assert config.metrics.pushgateway == "https://bob:planted@host:9091"
-    assert "planted" not in repr(config)
-
-
-@pytest.mark.parametrize("port", [-1, 65536, "8090"])
-def test_a_port_is_a_port(port: object) -> None:
-    with pytest.raises(ConfigError, match=r"metrics\.port .*: expected"):
-        parse_config(job(metrics={"port": port}))
-
-
-def test_a_runtime_env_is_a_section_or_a_file_of_its_own(tmp_path: Path) -> None:
-    given = {"env_vars": {"KEY": "planted-secret"}, "uv": ["pyarrow>=18"]}
-    file = tmp_path / "env.yaml"
-    file.write_text(yaml.safe_dump(given))
-    for value in (given, str(file)):
-        config = parse_config(MINIMAL | {"cluster": {"runtime_env": value}})
-        assert config.cluster.environment == given
-        assert "planted-secret" not in repr(config)
-    assert parse_config(MINIMAL).cluster.environment is None
