@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from star_batch.engine import Engine
-    from star_batch.options import Decoding, EngineOptions, Pruning
+    from star_batch.options import Decoding, EngineOptions
+    from star_batch.pruning import Pruning
     from star_batch.records import Answer, Record
 
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ _ROOMS = {
     "Decoding": "options",
     "Engine": "engine",
     "EngineOptions": "options",
-    "Pruning": "options",
+    "Pruning": "pruning",
     "Record": "records",
 }
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from star_batch.errors import ConfigError
 from star_batch.job_file import read_yaml
-from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
+from star_batch.options import Decoding, Dtype, EngineOptions
+from star_batch.pruning import Pruning, field_names
 from star_batch.wording import printable, quoted
 
 MAX_IMAGE_PIXELS = 178_956_970
@@ -561,4 +562,6 @@ def _known_keys() -> dict[str, list[str]]:
 
 
 def _names(section: Any) -> Iterable[str]:
+    if section is Pruning:
+        return field_names()
     return section.model_fields if issubclass(section, BaseModel) else [field.name for field in fields(section)]

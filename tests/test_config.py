@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from star_batch.config import FLAGS, Input, JobConfig, load_config, parse_config
 from star_batch.errors import ConfigError
-from star_batch.options import Decoding, EngineOptions, Pruning
+from star_batch.options import Decoding, EngineOptions
+from star_batch.pruning import Pruning
 
 MINIMAL: dict[str, Any] = {
     "input": {"path": "in.parquet", "prompt": "What is it?"},
@@ -231,7 +232,7 @@ def test_another_method_by_flag_takes_only_keep_from_the_file(tmp_path: Path) ->
     path = write(tmp_path, text)
     assert load_config(path, {"pruning.method": "random"}).pruning == Pruning(method="random", keep=0.5)
     assert load_config(path, {"pruning.method": "none"}).pruning == Pruning()
-    assert load_config(path, {"pruning.method": "star"}).pruning.late_layer == 2
+    assert load_config(path, {"pruning.method": "star"}).pruning == Pruning(method="star", keep=0.5, late_layer=2)
 
 
 def test_a_prompt_by_flag_takes_the_place_of_the_files_prompt_column(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_args
 import pyarrow as pa
 import typer
 
-from star_batch.options import Dtype, Method
+from star_batch.options import Dtype
+from star_batch.pruning import METHODS
 from star_batch.storage.parquet import open_parquet
 from star_batch.terminal import LogFormat
 from star_batch.wording import quoted
@@ -39,7 +40,7 @@ MaxFailed = Annotated[
     float | None,
     typer.Option(parser=_amount, metavar="N", help="Stop when more rows fail: a number (100) or a share (0.05)."),
 ]
-METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
+METHOD_HELP = f"Which tokens to keep: {', '.join(METHODS.loaded)}, or a plugin's."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
 Tracebacks = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -110,4 +111,6 @@ def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
 
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]
 DtypeName = Annotated[str | None, text("DTYPE", f"{', '.join(get_args(Dtype))}.", *get_args(Dtype))]
-MethodName = Annotated[str | None, text("METHOD", METHOD_HELP, *get_args(Method))]
+MethodName = Annotated[
+    str | None, typer.Option(metavar="METHOD", help=METHOD_HELP, autocompletion=lambda: list(METHODS))
+]
