@@ -35,7 +35,7 @@ _INPUT_FIELDS = frozenset(
     }
 )
 
-# Fields of one method each, as they stood for all methods when outputs were begun that go on.
+# Each is one method's field. They were every method's when outputs were begun that still go on.
 _ONCE_SHARED = {
     "early_keep": None,
     "late_keep": None,
