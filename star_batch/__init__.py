@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from star_batch.config import JobConfig, load_config
     from star_batch.engine import Engine
-    from star_batch.options import Decoding, EngineOptions, Pruning
+    from star_batch.options import Decoding, EngineOptions
     from star_batch.pipeline.job import run
+    from star_batch.pruning import Pruning
     from star_batch.records import Answer, Record
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ _ROOMS = {
     "Engine": "engine",
     "EngineOptions": "options",
     "JobConfig": "config",
-    "Pruning": "options",
+    "Pruning": "pruning",
     "Record": "records",
     "load_config": "config",
     "run": "pipeline.job",

@@ -2,6 +2,7 @@
 
     StarBatchError
     ├── ConfigError          an option or a file of options is wrong; nothing was loaded or read
+    │   └── PluginError      an installed plugin cannot be loaded, and something that it may bring was asked for
     ├── ModelError           the checkpoint is missing, unreadable or of a family that is not supported
     ├── InputError           the input as a whole: unreadable, empty, or a column is missing
     ├── OutputError          the output as a whole: not writable, or it holds another run's results
@@ -49,6 +50,10 @@ class ConfigError(StarBatchError, ValueError):
     """A configuration that cannot work; raised before a model is loaded or a file is read."""
 
     exit_code = 2
+
+
+class PluginError(ConfigError):
+    """An installed plugin that cannot be loaded; it names the plugin and the package that brings it."""
 
 
 class ModelError(StarBatchError):

@@ -22,8 +22,8 @@ from star_batch.engine import Engine
 from star_batch.errors import StarBatchError
 from star_batch.metrics import EngineStats
 from star_batch.models import Prompt, VisionLanguageModel
-from star_batch.options import Decoding, EngineOptions, Pruning
-from star_batch.pruning import PruningPlan
+from star_batch.options import Decoding, EngineOptions
+from star_batch.pruning import Pruning, PruningPlan
 from star_batch.records import Answer, Record
 
 

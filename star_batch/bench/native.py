@@ -24,8 +24,8 @@ from star_batch.engine.sequence import Sequence as Row
 from star_batch.engine.threads import on_passing_thread
 from star_batch.models import Preprocessor
 from star_batch.models.qwen_vl import Qwen2_5VL
-from star_batch.options import EngineOptions, Pruning
-from star_batch.pruning import make_plan
+from star_batch.options import EngineOptions
+from star_batch.pruning import Pruning, make_plan
 from star_batch.records import Picture, Record
 
 _PATCH, _MERGE = 14, 2

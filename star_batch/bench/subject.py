@@ -78,11 +78,10 @@ class Subject:
 
     def adapter(self) -> VisionLanguageModel:
         """Our form of it: modules of its own around the very same tensors, so it costs no memory."""
-        family = family_of(Checkpoint(name=self.name), self.config)
         shared = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
         twin = copy.deepcopy(self.model, shared)
-        twin.set_attn_implementation(family.attentions(ATTENTION))
-        return family(twin, self.preprocessor.normalisation)
+        twin.set_attn_implementation(Llava.attentions(ATTENTION))
+        return Llava(twin, self.preprocessor.normalisation)
 
 
 def make_subject(*, model: str | None, shape: str | None, dtype: Dtype, device: str, seed: int) -> Subject:
@@ -100,7 +99,7 @@ def make_subject(*, model: str | None, shape: str | None, dtype: Dtype, device: 
 def _from_checkpoint(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> Subject:
     config = checkpoint.config()
     family = family_of(checkpoint, config)
-    if family is not Llava:
+    if config.model_type != "llava":
         raise ModelError(f"{checkpoint.name}: is measured against generate for LLaVA-1.5 only")
     preprocessor = Preprocessor.from_checkpoint(checkpoint)
     with opening(checkpoint, "its weights cannot be read"), quiet_loading():

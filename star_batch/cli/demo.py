@@ -15,7 +15,7 @@ from star_batch.cli.screen import out, show_list, show_table
 from star_batch.config import JobConfig, Model, load_config
 from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass
 from star_batch.errors import ConfigError, Interrupted, OutputError
-from star_batch.options import Pruning
+from star_batch.pruning import Pruning, StarPruning
 from star_batch.storage.parquet import read_parquet
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ _COMPARE_NOTE = (
 
 
 def _name(pruning: Pruning) -> str:
-    scores = f" ({pruning.early_scores})" if pruning.method == "star" else ""
+    scores = f" ({pruning.early_scores})" if isinstance(pruning, StarPruning) else ""
     mass = f", mass {pruning.keep_mass:g}" if pruning.keep_mass is not None else ""
     return pruning.method + scores + mass
 

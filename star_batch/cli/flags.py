@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from star_batch.cli.messages import LogFormat
-from star_batch.options import Dtype, Method
+from star_batch.options import Dtype
+from star_batch.pruning import METHODS
 from star_batch.wording import quoted
 
 
@@ -33,7 +34,7 @@ Keep = Annotated[
         help="Visual tokens a decoder layer sees on average: a number (64) or a share (0.25; 1.0 is all).",
     ),
 ]
-METHOD_HELP = f"Which tokens to keep: {', '.join(get_args(Method))}."
+METHOD_HELP = f"Which tokens to keep: {', '.join(METHODS.loaded)}, or a plugin's."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
 Tracebacks = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -139,4 +140,6 @@ _PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY.
 Pushgateway = Annotated[str | None, text("URL", _PUSHGATEWAY_HELP, envvar="STAR_BATCH_PUSHGATEWAY")]
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]
 DtypeName = Annotated[str | None, text("DTYPE", f"{', '.join(get_args(Dtype))}.", *get_args(Dtype))]
-MethodName = Annotated[str | None, text("METHOD", METHOD_HELP, *get_args(Method))]
+MethodName = Annotated[
+    str | None, typer.Option(metavar="METHOD", help=METHOD_HELP, autocompletion=lambda: list(METHODS))
+]

@@ -35,6 +35,16 @@ _INPUT_FIELDS = frozenset(
     }
 )
 
+# Each is one method's field. They were every method's when outputs were begun that still go on.
+_ONCE_SHARED = {
+    "early_keep": None,
+    "late_keep": None,
+    "late_layer": None,
+    "early_scores": "encoder",
+    "important_ratio": 0.5,
+    "seed": 0,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -84,7 +94,7 @@ def fingerprint_of(
         "input": config.input.model_dump(mode="json", include=set(_INPUT_FIELDS)),
         "model": config.model.model_dump(mode="json", exclude={"device", "name", "trust_remote_code"}),
         "checkpoint": dict(checkpoint),
-        "pruning": asdict(config.pruning),
+        "pruning": _ONCE_SHARED | asdict(config.pruning),
         "decoding": _decoding(config, generation or Generation()),
         "output": {"token_ids": config.output.token_ids},
         "schema": {"version": SCHEMA_VERSION},

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from star_batch.config.flags import FLAGS
 from star_batch.config.input import Fetch, Question
 from star_batch.config.schema import JobConfig
+from star_batch.pruning import Pruning, field_names
 from star_batch.wording import printable
 
 _MAX_MISTAKES = 20
@@ -135,4 +136,6 @@ def known_keys() -> dict[str, list[str]]:
 
 
 def _names(section: Any) -> Iterable[str]:
+    if section is Pruning:
+        return field_names()
     return section.model_fields if issubclass(section, BaseModel) else [field.name for field in fields(section)]

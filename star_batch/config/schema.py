@@ -11,7 +11,8 @@ from star_batch.config.cluster import Cluster, Faults, Metrics
 from star_batch.config.defaults import RETRY_SECONDS
 from star_batch.config.input import Input
 from star_batch.config.section import Section
-from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
+from star_batch.options import Decoding, Dtype, EngineOptions
+from star_batch.pruning import Pruning
 
 
 class Output(Section):

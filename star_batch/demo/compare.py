@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from star_batch.demo.scenes import make_rows
 from star_batch.metrics import EngineStats
-from star_batch.options import Decoding, Dtype, Method, Pruning
+from star_batch.options import Decoding, Dtype
+from star_batch.pruning import Pruning
 from star_batch.records import Answer, Record, matches
 
 KEEPS = (72, 36, 18)
@@ -70,8 +71,7 @@ def settings(keeps: Sequence[int | float] = KEEPS) -> list[Pruning]:
 
 def settings_of_mass(mass: float) -> list[Pruning]:
     """The methods that score tokens early, with budgets that follow the image."""
-    methods: tuple[Method, ...] = ("vispruner", "star")
-    return [Pruning(method=method, keep_mass=mass) for method in methods]
+    return [Pruning(method=method, keep_mass=mass) for method in ("vispruner", "star")]
 
 
 def _at(keep: int | float) -> tuple[Pruning, ...]:

@@ -36,8 +36,8 @@ from star_batch.models import (
     family_of,
     generation_of,
 )
-from star_batch.options import Decoding, Dtype, EngineOptions, Pruning
-from star_batch.pruning import PruningPlan, make_plan
+from star_batch.options import Decoding, Dtype, EngineOptions
+from star_batch.pruning import Pruning, PruningPlan, make_plan
 from star_batch.records import Answer, Record
 
 # A larger batch fills no more of a processor, and its intermediate results leave the cache and the allocator's pool.

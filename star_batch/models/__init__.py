@@ -1,12 +1,14 @@
 """Models compute: one adapter per family of transformers models. Knows no pruning and no batch policy.
 
-A new family is one file here and one line in `FAMILIES`.
+A new family is one file with its adapter, a class made of `Adapter`, and one line: in `FAMILIES` for one of ours, or
+`register_family(...)` in a plugin (`star_batch.plugins`) for one of yours.
 """
 
 from transformers import PreTrainedConfig
 
 from star_batch.errors import ModelError
-from star_batch.models.base import ImageFeatures, ImageLayout, Rotary, VisionLanguageModel
+from star_batch.models.adapter import Adapter
+from star_batch.models.base import Family, ImageFeatures, ImageLayout, Rotary, VisionLanguageModel
 from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype, opening
 from star_batch.models.generation import Generation, generation_of
 from star_batch.models.llava import Llava
@@ -14,17 +16,30 @@ from star_batch.models.llava_next import LlavaNext
 from star_batch.models.preprocessor import Preprocessor
 from star_batch.models.qwen_vl import Qwen2_5VL, Qwen2VL
 from star_batch.models.tokenizer import Prompt
+from star_batch.plugins import Registry
 
-FAMILIES: dict[str, type[Llava | Qwen2VL]] = {
-    "llava": Llava,
-    "llava_next": LlavaNext,
-    "qwen2_vl": Qwen2VL,
-    "qwen2_5_vl": Qwen2_5VL,
-}
+FAMILIES: Registry[Family] = Registry(
+    "model family",
+    {
+        "llava": Llava,
+        "llava_next": LlavaNext,
+        "qwen2_vl": Qwen2VL,
+        "qwen2_5_vl": Qwen2_5VL,
+    },
+)
 """`model_type` of a checkpoint's configuration to its adapter."""
 
 
-def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[Llava | Qwen2VL]:
+def register_family(model_type: str, family: Family) -> None:
+    """Makes a family's adapter known; a `model_type` that is new to transformers is told to `AutoConfig`, too.
+
+    Raises:
+        ConfigError: the `model_type` has one.
+    """
+    FAMILIES.register(model_type, family)
+
+
+def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> Family:
     """The adapter for a checkpoint, after it has looked at the configuration.
 
     Raises:
@@ -66,7 +81,9 @@ def load_preprocessor(name: str, *, revision: str | None = None, trust_remote_co
 
 __all__ = [
     "FAMILIES",
+    "Adapter",
     "Checkpoint",
+    "Family",
     "Generation",
     "ImageFeatures",
     "ImageLayout",
@@ -80,4 +97,5 @@ __all__ = [
     "family_of",
     "generation_of",
     "load_preprocessor",
+    "register_family",
 ]

@@ -1,4 +1,4 @@
-"""What every family's adapter shares: reading weights, and a text decoder with rotary positions. Knows no image."""
+"""What an adapter is made of, a `Family` by it: weights, and a text decoder with rotary positions. Knows no image."""
 
 from typing import Any, ClassVar, Self
 
@@ -24,7 +24,7 @@ class Adapter:
     """The class of transformers that reads the weights."""
     vision_attention: ClassVar[str]
     """The registered attention function of the vision tower."""
-    num_axes: int = 1
+    num_axes = 1
     separator: Tensor | None = None
 
     def __init__(self, model: Any, normalisation: Normalisation) -> None:

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: the protocol that every family's adapter meets. Knows no pruning.
+"""What is asked of a family of models, and of a model: the protocols that every adapter meets. Knows no pruning.
 
 Legend: `B` images of a micro-batch, `V` views of an image, `N` visual tokens of an image, `P` of them from the
 encoder, `D` encoder width, `W` decoder width, `T` tokens, `H` heads, `Q` queries, `A` position axes.
@@ -9,7 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from star_batch.models.checkpoint import Checkpoint
+from star_batch.models.image_processor import Normalisation
 from star_batch.records import Picture
 
 Rotary: TypeAlias = tuple[Tensor, Tensor]
@@ -95,3 +98,49 @@ class VisionLanguageModel(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[B, vocabulary]` in float32 of the last layer's hidden states `[B, W]`."""
+
+
+class Family(Protocol):
+    """How the checkpoints of one `model_type` become models; a class made of `Adapter` is one.
+
+    What can be told is told by the configuration alone, before any weight is read.
+    """
+
+    @property
+    def num_axes(self) -> int:
+        """Position axes of the family's models."""
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Refuses what the adapter would compute wrongly.
+
+        Raises:
+            ModelError: a part or setting that is not supported.
+        """
+
+    def num_visual_of(self, config: PreTrainedConfig) -> int:
+        """Visual tokens of an image; where images differ, of a typical one."""
+
+    def num_views_of(self, config: PreTrainedConfig) -> int:
+        """Times that the tower runs for such an image."""
+
+    def check_weights(self, checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+        """What a local checkpoint's files tell before any of them is read.
+
+        Raises:
+            ModelError: they are missing, broken, or too few for the configuration.
+        """
+
+    def load(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        normalisation: Normalisation,
+        attention: str,
+    ) -> VisionLanguageModel:
+        """A model with its weights. `attention` names the registered function of the decoder's layers.
+
+        Raises:
+            ModelError: the weights are missing, unreadable or not finite.
+        """

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from star_batch.errors import ConfigError, ModelError, StarBatchError
 from star_batch.options import Dtype
+from star_batch.plugins import load_plugins
 from star_batch.wording import printable
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +96,7 @@ class Checkpoint:
                 "llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b"
             )
         model_type = values.get("model_type")
-        if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        if not isinstance(model_type, str) or not _is_known(model_type):
             brings = ", and the code that it brings (auto_map) is not run" if "auto_map" in values else ""
             raise ModelError(
                 f"{self.shown}: model_type {printable(model_type, 80)!r} is not supported: "
@@ -117,6 +118,18 @@ class Checkpoint:
                 raise
             except Exception:  # such as no GPU: where the weights will be loaded there may be one
                 return
+
+
+def _is_known(model_type: str) -> bool:
+    """To transformers, perhaps because a plugin says it what that is.
+
+    Raises:
+        PluginError: it is not, and a plugin that may bring it cannot be loaded.
+    """
+    failed = load_plugins() if model_type not in CONFIG_MAPPING else []
+    if failed and model_type not in CONFIG_MAPPING:
+        raise failed[0]
+    return model_type in CONFIG_MAPPING
 
 
 @contextmanager

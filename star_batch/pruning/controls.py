@@ -3,54 +3,95 @@
 Knows nothing of attention or features.
 """
 
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from star_batch.options import is_seed, require
+from star_batch.pruning.base import Pruning
+from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, throughout
+from star_batch.wording import quoted
 
-from star_batch.options import Pruning
-from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, budget_of, throughout
+if TYPE_CHECKING:  # options are checked where torch is not
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPruning(Pruning):
+    """Every token in every layer."""
+
+    method: Literal["none"] = "none"
+
+    def check_budget(self) -> None:
+        message = f"method='none' keeps every token: leave out keep={quoted(self.keep)}, or choose a method"
+        require(self.keep is None, message)
+        require(self.keep_mass is None, "method='none' keeps every token: leave out keep_mass, or choose a method")
+
+    def plan(self, num_layers: int) -> PruningPlan:
+        return PruningPlan(num_layers=num_layers, schedule=_everything, positions=self.positions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomPruning(Pruning):
+    """Chance, seeded by `seed` and by the record: a rerun draws the same tokens."""
+
+    method: Literal["random"] = "random"
+    seed: int = 0
+
+    def check(self) -> None:
+        require(is_seed(self.seed), f"seed={quoted(self.seed)}: give a whole number from 0 to 2**63 - 1")
+
+    def plan(self, num_layers: int) -> PruningPlan:
+        return _plan_early(self, partial(_random, self.seed), num_layers, is_per_record=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StridePruning(Pruning):
+    """Even distances in raster order."""
+
+    method: Literal["stride"] = "stride"
+
+    def plan(self, num_layers: int) -> PruningPlan:
+        return _plan_early(self, _stride, num_layers)
 
 
 def select_random(num_tokens: int, num_keep: int, seed: int) -> Tensor:
     """`num_keep` of `num_tokens` by chance, sorted; the same for the same seed on every device."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(num_tokens, generator=generator)[:num_keep].sort().values
 
 
 def select_stride(num_tokens: int, num_keep: int, device: torch.device | None = None) -> Tensor:
     """`num_keep` of `num_tokens` at even distances, each in the middle of its share, sorted."""
+    import torch
+
     return ((2 * torch.arange(num_keep, device=device) + 1) * num_tokens) // (2 * num_keep)
 
 
-def plan_none(pruning: Pruning, num_layers: int) -> PruningPlan:
-    """Every token in every layer."""
-    return PruningPlan(num_layers=num_layers, schedule=lambda _, num_visual: (num_visual,), positions=pruning.positions)
+def _everything(keep: int | float | None, num_visual: int) -> tuple[int, ...]:
+    return (num_visual,)
 
 
-def plan_random(pruning: Pruning, num_layers: int) -> PruningPlan:
-    """Chance, seeded by the record: a rerun draws the same tokens."""
-    return replace(_plan_early(partial(_random, pruning.seed), pruning, num_layers), is_per_record=True)
-
-
-def plan_stride(pruning: Pruning, num_layers: int) -> PruningPlan:
-    """Even distances in raster order."""
-    return _plan_early(_stride, pruning, num_layers)
-
-
-def _plan_early(early: EarlySelect, pruning: Pruning, num_layers: int) -> PruningPlan:
+def _plan_early(pruning: Pruning, early: EarlySelect, num_layers: int, *, is_per_record: bool = False) -> PruningPlan:
     return PruningPlan(
         num_layers=num_layers,
         schedule=throughout,
         keep=pruning.keep,
-        budget=budget_of(pruning),
+        budget=pruning.budget,
         early=early,
         positions=pruning.positions,
+        is_per_record=is_per_record,
     )
 
 
 def _random(seed: int, tokens: VisualTokens, num_keep: int) -> Tensor:
+    import torch
+
     num_tokens = tokens.features.shape[-2]
     kept = [select_random(num_tokens, num_keep, own ^ seed) for own in tokens.seeds]
     return torch.stack(kept).to(tokens.features.device)

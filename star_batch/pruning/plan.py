@@ -4,16 +4,19 @@ Legend: `N` visual tokens of an image, `L` decoder layers, `K` the layer from wh
 counted from 0: layers `0..K-1` see what was kept before it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from star_batch.errors import ConfigError
-from star_batch.options import Positions, Pruning
+from star_batch.options import Positions
 from star_batch.pruning import scores
+
+if TYPE_CHECKING:  # options are checked where torch is not
+    from torch import Tensor
 
 
 class VisualTokens(NamedTuple):
@@ -28,10 +31,10 @@ class VisualTokens(NamedTuple):
     seeds: tuple[int, ...]
 
 
-EarlySelect: TypeAlias = Callable[[VisualTokens, int], Tensor]
+EarlySelect: TypeAlias = "Callable[[VisualTokens, int], Tensor]"
 """`(images, num_keep) -> kept [B, num_keep]`, each row sorted unique int64 and a function of its image alone."""
 
-LateSelect: TypeAlias = Callable[[Tensor, int], Tensor]
+LateSelect: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """`(attention [H, T, N] of text rows on visual columns, num_keep) -> kept [num_keep]`."""
 
 Schedule: TypeAlias = Callable[[int | float | None, int], tuple[int, ...]]
@@ -100,15 +103,6 @@ class PruningPlan:
         """Mean over layers of the visual tokens that a layer sees: the fair measure of cost."""
         total = sum(len(group) * count for group, count in zip(self.layer_groups, self.counts(num_visual), strict=True))
         return total / self.num_layers
-
-
-def budget_of(pruning: Pruning) -> MassBudget | None:
-    """The budget that `keep_mass` asks for, if it is set."""
-    if pruning.keep_mass is None:
-        return None
-    least = pruning.keep_least if pruning.keep_least is not None else 1
-    most = pruning.keep_most if pruning.keep_most is not None else 1.0
-    return MassBudget(mass=pruning.keep_mass, least=least, most=most)
 
 
 def resolve(amount: int | float, num_visual: int) -> int:

@@ -4,8 +4,13 @@ Everything is computed in float64: a selection may amplify rounding (VisPruner d
 depend on the precision of the device it runs on.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # options are checked where torch is not
+    import torch
+    from torch import Tensor
 
 
 def received(attention: Tensor) -> Tensor:
@@ -41,4 +46,6 @@ def num_for_mass(scores: Tensor, mass: float) -> int:
 
 def everything(num_tokens: int, device: torch.device) -> Tensor:
     """Indices of all tokens, `[N]`."""
+    import torch
+
     return torch.arange(num_tokens, device=device)

@@ -13,13 +13,81 @@ Knows no model and no batch. What the paper leaves open is decided here, and is 
 - The budget is the mean over layers: a third as many tokens late as early, unless one of them is given.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
 
-from torch import Tensor
-
-from star_batch.options import Pruning
+from star_batch.errors import ConfigError
+from star_batch.options import check_amount, is_count, one_of, require
 from star_batch.pruning import scores
-from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, budget_of, check_late_layer, resolve
+from star_batch.pruning.base import Pruning
+from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, check_late_layer, resolve
+from star_batch.wording import quoted
+
+if TYPE_CHECKING:  # options are checked where torch is not
+    from torch import Tensor
+
+EarlyScores = Literal["encoder", "features"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StarPruning(Pruning):
+    """`early_keep` tokens go in, `late_keep` go on from layer `late_layer`; what is not given follows from `keep`.
+
+    `early_scores`: by the vision encoder's own attention, or by self-attention computed from its features.
+    """
+
+    method: Literal["star"] = "star"
+    early_keep: int | float | None = None
+    late_keep: int | float | None = None
+    late_layer: int | None = None
+    early_scores: EarlyScores = "encoder"
+
+    def check(self) -> None:
+        one_of("early_scores", self.early_scores, get_args(EarlyScores))
+        for name in ("early_keep", "late_keep"):
+            check_amount(name, getattr(self, name))
+        layer = self.late_layer
+        require(layer is None or is_count(layer), f"late_layer={quoted(layer)}: give a layer number of 1 or more")
+
+    def check_budget(self) -> None:
+        num_stages = (self.early_keep is not None) + (self.late_keep is not None)
+        if self.keep_mass is not None:
+            require(not num_stages, "keep_mass sets both stages: leave out early_keep and late_keep")
+        if num_stages == 2:
+            require(self.keep is None, "keep, early_keep and late_keep: give two of them, the third follows")
+        else:
+            Pruning.check_budget(self)  # a class with slots is made twice, which super() does not see
+
+    def plan(self, num_layers: int) -> PruningPlan:
+        """Two cuts.
+
+        Raises:
+            ConfigError: the late layer does not exist.
+        """
+        layer = self.late_layer if self.late_layer is not None else num_layers // 2
+        check_late_layer(layer, num_layers)
+        return PruningPlan(
+            num_layers=num_layers,
+            schedule=partial(_early_and_late, self, num_layers, layer),
+            keep=self.keep,
+            budget=self.budget,
+            early=_EARLY[self.early_scores],
+            late=(LateStep(layer=layer, select=select_late),),
+            positions=self.positions,
+        )
+
+    def check_plan(self, plan: PruningPlan, num_visual: int) -> None:
+        late = self.late_keep
+        if late is not None and resolve(late, num_visual) > (early := plan.counts(num_visual)[0]):
+            raise ConfigError(f"early_keep={early} and late_keep={late}: the late stage keeps some of the early tokens")
+        Pruning.check_plan(self, plan, num_visual)
+
+    @property
+    def because(self) -> str:
+        return f" with early_keep={self.early_keep}, late_keep={self.late_keep}, late_layer={self.late_layer}"
 
 
 def select_early(attention: Tensor, num_keep: int) -> Tensor:
@@ -48,25 +116,6 @@ def select_late(attention: Tensor, num_keep: int) -> Tensor:
     return scores.top(scores.received(attention), num_keep)
 
 
-def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
-    """STAR's two cuts for a decoder of `num_layers` layers.
-
-    Raises:
-        ConfigError: the late layer does not exist.
-    """
-    layer = pruning.late_layer if pruning.late_layer is not None else num_layers // 2
-    check_late_layer(layer, num_layers)
-    return PruningPlan(
-        num_layers=num_layers,
-        schedule=partial(_early_and_late, pruning, num_layers, layer),
-        keep=pruning.keep,
-        budget=budget_of(pruning),
-        early=_EARLY[pruning.early_scores],
-        late=(LateStep(layer=layer, select=select_late),),
-        positions=pruning.positions,
-    )
-
-
 def _by_encoder(tokens: VisualTokens, num_keep: int) -> Tensor:
     return select_early(tokens.attention, num_keep)
 
@@ -79,7 +128,7 @@ _EARLY = {"encoder": _by_encoder, "features": _by_features}
 
 
 def _early_and_late(
-    pruning: Pruning, num_layers: int, layer: int, keep: int | float | None, num_visual: int
+    pruning: StarPruning, num_layers: int, layer: int, keep: int | float | None, num_visual: int
 ) -> tuple[int, int]:
     """Counts before and from `layer`, so that their mean over the layers is `keep` where the image allows."""
     early = _given(pruning.early_keep, num_visual)

@@ -4,16 +4,46 @@ Knows no model. Equal to the authors' published selection wherever that one runs
 of candidates remains (theirs raises) the even half may be one longer, and nothing else changes.
 """
 
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from star_batch.options import Pruning
+from star_batch.options import is_number, require
 from star_batch.pruning import scores
-from star_batch.pruning.plan import PruningPlan, VisualTokens, budget_of, throughout
+from star_batch.pruning.base import Pruning
+from star_batch.pruning.plan import PruningPlan, VisualTokens, throughout
+from star_batch.wording import quoted
+
+if TYPE_CHECKING:  # options are checked where torch is not
+    from torch import Tensor
 
 _STEP = 8  # duplicates dropped per round; the authors' constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisPruner(Pruning):
+    """One early cut; every layer sees the same. `important_ratio`: the share of the tokens kept for their attention."""
+
+    method: Literal["vispruner"] = "vispruner"
+    important_ratio: float = 0.5
+
+    def check(self) -> None:
+        ratio = self.important_ratio
+        is_share = is_number(ratio) and 0.0 <= ratio <= 1.0
+        require(is_share, f"important_ratio={quoted(ratio)}: give a share from 0.0 to 1.0")
+
+    def plan(self, num_layers: int) -> PruningPlan:
+        return PruningPlan(
+            num_layers=num_layers,
+            schedule=throughout,
+            keep=self.keep,
+            budget=self.budget,
+            early=partial(_early, important_ratio=self.important_ratio),
+            positions=self.positions,
+        )
 
 
 def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: float = 0.5) -> Tensor:
@@ -31,6 +61,8 @@ def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: 
     Returns:
         Sorted unique int64 indices `[num_keep]`.
     """
+    import torch
+
     if attention.ndim == features.ndim:
         attention = attention.unsqueeze(-2)
     order = scores.ranked(scores.received(attention))
@@ -43,7 +75,7 @@ def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: 
 def cosines(features: Tensor) -> Tensor:
     """Cosine similarities `[..., N, D] -> [..., N, N]` in float64; a zero vector is similar to nothing."""
     features = features.double()
-    unit = features / features.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    unit = features / features.norm(dim=-1, keepdim=True).clamp_min(sys.float_info.min)
     cosine: Tensor = unit @ unit.mT
     return cosine
 
@@ -54,6 +86,8 @@ def _drop_duplicates(cosine: Tensor, rest: Tensor, num_keep: int) -> Tensor:
     The cosines to the odd half are read as whole rows of the symmetric matrix: copies of memory, where picking
     rows and columns would be as many random reads.
     """
+    import torch
+
     if num_keep == 0:
         return rest[..., :0]
     num_tokens = cosine.shape[-1]
@@ -66,18 +100,6 @@ def _drop_duplicates(cosine: Tensor, rest: Tensor, num_keep: int) -> Tensor:
         survivors = even.gather(-1, scores.ranked(closest)[..., min(_STEP, excess) :])
         rest = torch.cat([survivors, odd], dim=-1)
     return rest
-
-
-def plan(pruning: Pruning, num_layers: int) -> PruningPlan:
-    """One early cut to `keep` tokens; every layer sees the same."""
-    return PruningPlan(
-        num_layers=num_layers,
-        schedule=throughout,
-        keep=pruning.keep,
-        budget=budget_of(pruning),
-        early=partial(_early, important_ratio=pruning.important_ratio),
-        positions=pruning.positions,
-    )
 
 
 def _early(tokens: VisualTokens, num_keep: int, important_ratio: float) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from star_batch.bench.contenders import Generate, Ours
 from star_batch.bench.subject import Subject
 from star_batch.bench.workload import make_workload, picture_of
-from star_batch.options import EngineOptions, Pruning
-from star_batch.pruning import make_plan
+from star_batch.options import EngineOptions
+from star_batch.pruning import Pruning, make_plan
 from star_batch.records import Record
 from tests.bench.conftest import OPTIONS
 

@@ -16,7 +16,7 @@ import pytest
 from star_batch.cli import demo
 from star_batch.demo.compare import KEEPS, Measured, held_out, settings
 from star_batch.errors import Interrupted, OutputError
-from star_batch.options import Pruning
+from star_batch.pruning import Pruning
 from star_batch.report.gallery import MAX_CARDS
 from tests.cli.jobs import Pipeline, invoke
 
@@ -42,7 +42,7 @@ def test_methods_are_compared_at_equal_keep() -> None:
     assert chosen[0] == Pruning()
     assert len(set(chosen)) == len(chosen)
     for keep in KEEPS:
-        methods = [(p.method, p.early_scores) for p in chosen if p.keep == keep]
+        methods = [(p.method, getattr(p, "early_scores", "encoder")) for p in chosen if p.keep == keep]
         assert {method for method, _ in methods} == {"random", "stride", "vispruner", "star"}
         assert ("star", "features") in methods
 
@@ -79,7 +79,7 @@ def test_compare_sets_budgets_that_follow_the_image_against_fixed_ones_of_the_sa
     result = invoke("demo", "--compare", "--rows", "10", "--keep-mass", "0.6")
     assert result.exit_code == 0, result.stderr
     methods = ("vispruner", "star")
-    assert seen == [Pruning(method=m, **budget) for m in methods for budget in ({"keep_mass": 0.6}, {"keep": 36})]  # type: ignore[arg-type]
+    assert seen == [Pruning(method=m, **budget) for m in methods for budget in ({"keep_mass": 0.6}, {"keep": 36})]
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].split() == ["vispruner,", "mass", "0.6", "35.7", "100.0", "±", "0.0", "5.0", "+10.0", "±", "9.5"]

@@ -11,7 +11,7 @@ import yaml
 from star_batch.config import FLAGS, FORMER_FLAGS, parse_config
 from star_batch.config.settings import read_settings
 from star_batch.errors import InputError
-from star_batch.options import Pruning
+from star_batch.pruning import Pruning
 from tests.cli.jobs import JOB, Pipeline, invoke
 
 

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from star_batch.commit.fingerprint import Fingerprint, Generation, fingerprint_of
-from star_batch.config import parse_config
+from star_batch.config import JobConfig, parse_config
 from star_batch.errors import ConfigError
 from star_batch.pipeline.backend import digests, identify
 from star_batch.pipeline.provenance import provenance
@@ -101,3 +101,45 @@ def test_the_record_of_a_run_names_what_is_not_applied() -> None:
     generation = Generation(repetition_penalty=1.05, not_applied={"num_beams": "4"})
     record = provenance(job("in", "out"), Fingerprint({}), 3, generation)
     assert record["generation"] == {"repetition_penalty": 1.05, "not_applied": {"num_beams": "4"}}
+
+
+def _pruned(section: dict[str, Any] | None) -> JobConfig:
+    values: dict[str, Any] = {"input": {"path": "x", "prompt": "?"}, "output": "y", "model": "demo"}
+    return parse_config(values if section is None else values | {"pruning": section})
+
+
+@pytest.mark.parametrize(
+    ("section", "digest"),
+    [
+        (None, "2e3c921c7554d99f2e768e84377b2a43"),
+        ({}, "2e3c921c7554d99f2e768e84377b2a43"),
+        ({"method": "none", "positions": "compact"}, "e68287f6f6cfda706b01f74692598571"),
+        ({"method": "random", "keep": 0.25}, "eda61a61d56fa4aaf3b2e433144cd394"),
+        ({"method": "random", "keep": 64, "seed": 7}, "2a7de5651f18b0703d2fa372663c53fc"),
+        (
+            {"method": "random", "keep": 3, "late_layer": None, "early_scores": "encoder", "important_ratio": 0.5},
+            "9cb31a5051268469cfd6c83e65f26692",
+        ),
+        ({"method": "stride", "keep": 36}, "9c8cadd865c198f8ba14a7826e3991ec"),
+        ({"method": "stride", "keep_mass": 0.5, "keep_least": 4, "keep_most": 0.5}, "ef7f674bbe577b407083f86eceab34d5"),
+        ({"method": "star", "keep": 128}, "8e8926f27ce5d24e2cef38aa3ef43483"),
+        ({"method": "star", "keep": 1.0, "seed": 0}, "507d200bdde1b5493dad20dc12b75355"),
+        (
+            {"method": "star", "keep": 64, "late_layer": 16, "early_scores": "features"},
+            "0ccbc2891981b37f6b4ed3646e7c92dc",
+        ),
+        (
+            {"method": "star", "early_keep": 200, "late_keep": 0.125, "positions": "compact"},
+            "cd5cc9f25a9eef6940a2f16f8f39a3e3",
+        ),
+        ({"method": "star", "keep": 128, "early_keep": 160}, "c129eb9498d84c0039387b6dc83779bb"),
+        ({"method": "star", "keep_mass": 0.9, "late_layer": 3}, "1f2a7ec0b002a9c506f652f461258bf7"),
+        ({"method": "vispruner", "keep": 0.5}, "77642f4a1b3997b114af4496caf0c3f2"),
+        ({"method": "vispruner", "keep": 64, "important_ratio": 0.25}, "e2cb9b91bcecdca02e0176a171a6edb1"),
+        ({"method": "vispruner", "keep": 64, "important_ratio": 1}, "ef6793351645808c45655599f48a2f34"),
+        ({"method": "vispruner", "keep_mass": 0.3}, "7e2d6f11ec3d89246a08082175db4175"),
+    ],
+)
+def test_an_output_begun_when_all_methods_had_one_class_goes_on(section: dict[str, Any] | None, digest: str) -> None:
+    """The digests are those of that time."""
+    assert fingerprint_of(_pruned(section), CHECKPOINT).digest == digest

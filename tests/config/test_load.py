@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from star_batch.config import FLAGS, load_config, parse_config
 from star_batch.errors import ConfigError
-from star_batch.options import Pruning
+from star_batch.pruning import Pruning
 from tests.config.jobs import MINIMAL, job, write
 
 
@@ -82,7 +82,7 @@ def test_another_method_by_flag_takes_only_keep_from_the_file(tmp_path: Path) ->
     path = write(tmp_path, text)
     assert load_config(path, {"pruning.method": "random"}).pruning == Pruning(method="random", keep=0.5)
     assert load_config(path, {"pruning.method": "none"}).pruning == Pruning()
-    assert load_config(path, {"pruning.method": "star"}).pruning.late_layer == 2
+    assert load_config(path, {"pruning.method": "star"}).pruning == Pruning(method="star", keep=0.5, late_layer=2)
 
 
 def test_a_prompt_by_flag_takes_the_place_of_the_files_prompt_column(tmp_path: Path) -> None:

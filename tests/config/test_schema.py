@@ -7,7 +7,8 @@ import yaml
 
 from star_batch.config import Input, parse_config
 from star_batch.errors import ConfigError
-from star_batch.options import Decoding, EngineOptions, Pruning
+from star_batch.options import Decoding, EngineOptions
+from star_batch.pruning import Pruning
 from tests.config.jobs import MINIMAL, job
 
 

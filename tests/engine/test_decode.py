@@ -67,7 +67,7 @@ def test_steps_of_fixed_sizes_say_the_same(
     tiny: str, request: pytest.FixtureRequest, rows: int, positions: str
 ) -> None:
     """Rows come and go between sizes, and what is left over touches nobody's pages."""
-    pruning = Pruning(method="star", keep=16, positions=positions)  # type: ignore[arg-type]
+    pruning = Pruning(method="star", keep=16, positions=positions)
     expected = [answer.token_ids for answer in answers(tiny, rows, pruning)]
     captured: list[int] = request.getfixturevalue("graphs")
     assert [answer.token_ids for answer in answers(tiny, rows, pruning)] == expected

@@ -26,7 +26,7 @@ MANY_SIZES = [EngineOptions(max_rows=rows, vision_batch=4) for rows in (1, 2, 7,
 
 
 def ids(pruning: Pruning) -> str:
-    return f"{pruning.method}-{pruning.early_scores}-{pruning.positions}"
+    return f"{pruning.method}-{getattr(pruning, 'early_scores', 'encoder')}-{pruning.positions}"
 
 
 def answers(
@@ -67,7 +67,7 @@ def test_none_equals_generate_on_the_demo_model(demo: str) -> None:
 @pytest.mark.parametrize("method", ["star", "vispruner", "random", "stride"])
 def test_keeping_everything_equals_none(tiny: str, method: str, keep: int | float) -> None:
     records = random_records(5)
-    pruning = Pruning(method=method, keep=keep)  # type: ignore[arg-type]
+    pruning = Pruning(method=method, keep=keep)
     assert tokens(answers(tiny, records, pruning)) == tokens(answers(tiny, records))
 
 

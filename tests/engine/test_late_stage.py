@@ -103,7 +103,7 @@ def captured(engine: Engine, records: Sequence[Record]) -> list[tuple[EngineSequ
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("layer", [2, 3, 5])
 def test_two_stages_equal_a_full_recompute_at_every_step(tiny: str, layer: int, positions: str) -> None:
-    pruning = Pruning(method="star", early_keep=30, late_keep=7, late_layer=layer, positions=positions)  # type: ignore[arg-type]
+    pruning = Pruning(method="star", early_keep=30, late_keep=7, late_layer=layer, positions=positions)
     reference = Reference(tiny, layer=layer, num_late=7, is_compact=positions == "compact")
     records = [replace(record, with_kept=True) for record in random_records(8)]
     with Engine.from_pretrained(

@@ -68,7 +68,7 @@ def test_none_equals_the_librarys_generate(tiny: str) -> None:
 @pytest.mark.parametrize("positions", ["original", "compact"])
 def test_the_late_stage_weighs_the_prefix_too(tiny: str, positions: str) -> None:
     """Its softmax goes over every key that a text row sees: without the prefix's, other tokens would be kept."""
-    pruning = Pruning(method="star", early_keep=30, late_keep=7, late_layer=3, positions=positions)  # type: ignore[arg-type]
+    pruning = Pruning(method="star", early_keep=30, late_keep=7, late_layer=3, positions=positions)
     reference = Reference(tiny, layer=3, num_late=7, is_compact=positions == "compact")
     with Engine.from_pretrained(tiny, pruning=pruning, dtype="float32") as engine:
         for sequence, image in captured(engine, asked(random_records(6))):

@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from star_batch.errors import ConfigError
-from star_batch.options import Pruning
-from star_batch.pruning import METHODS, make_plan
+from star_batch.pruning import METHODS, Pruning, make_plan
 from star_batch.pruning.scores import num_for_mass
 
 
 def counts(num_visual: int = 576, num_layers: int = 32, **options: object) -> tuple[int, ...]:
-    return make_plan(Pruning(**options), num_layers, num_visual).counts(num_visual)  # type: ignore[arg-type]
+    return make_plan(Pruning(**options), num_layers, num_visual).counts(num_visual)
 
 
 def test_star_keep_128_of_32_layers_is_192_then_64_from_layer_16() -> None:
@@ -25,7 +24,7 @@ def test_star_keep_128_of_32_layers_is_192_then_64_from_layer_16() -> None:
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
 def test_keep_means_the_same_cost_for_every_method(method: str) -> None:
-    plan = make_plan(Pruning(method=method, keep=128), 32, 576)  # type: ignore[arg-type]
+    plan = make_plan(Pruning(method=method, keep=128), 32, 576)
     assert plan.layer_mean(576) == 128
 
 
