@@ -15,6 +15,7 @@ from star_batch.demo.dataset import write_parquet
 from star_batch.errors import ConfigError
 from star_batch.models import FAMILIES, register_family
 from star_batch.models.llava import Llava
+from star_batch.models.llava_next import LlavaNext
 from star_batch.plugins import Registry
 from star_batch.pruning import METHODS, Pruning, StarPruning, register_method
 from tests.tiny import save_tiny
@@ -183,7 +184,7 @@ def test_a_plugin_is_loaded_once_and_only_where_one_is_asked_for(tmp_path: Path)
 def test_a_name_that_is_taken_is_refused() -> None:
     register_method(StarPruning)  # again: nothing happens
     with pytest.raises(ConfigError, match=r"model family 'llava' is registered already, by star_batch\.models\.llava"):
-        register_family("llava", type("Llava", (Llava,), {}))
+        register_family("llava", LlavaNext)
     assert FAMILIES["llava"] is Llava
     numbers = Registry("number", {"one": 1})
     numbers.register("two", 2)

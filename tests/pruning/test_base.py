@@ -49,7 +49,7 @@ def test_options_can_be_copied_and_sent(pruning: Pruning) -> None:
 
 def test_another_method_can_be_put_in_place() -> None:
     """What says nothing of the old method's own fields goes; what says something is refused."""
-    star = Pruning(method="star", keep=64)
+    star: Any = Pruning(method="star", keep=64)
     assert dataclasses.replace(star, method="vispruner") == VisPruner(keep=64)
     with pytest.raises(ConfigError, match="late_layer=3 belongs to method='star', not to 'vispruner'"):
         dataclasses.replace(star, late_layer=3, method="vispruner")
