@@ -16,7 +16,8 @@ import star_batch
 from star_batch.config import load_config
 
 ROOT = Path(__file__).parent.parent
-MAX_FUNCTION_LINES = 60
+MAX_FUNCTION_LINES = 50
+MAX_MODULE_LINES = 300
 
 FLOORS = {
     "errors": 0,
@@ -51,14 +52,37 @@ FLOORS = {
     "__main__": 5,
 }
 STRANGERS = [("pruning", "models"), ("models", "pruning")]
+SCENES = tuple(f"star_batch.demo.{name}" for name in ("scenes", "drawing", "questions", "rows"))
+TO_BE_SPLIT: set[str] = {
+    "star_batch/commit/finalise.py",
+    "star_batch/config.py",
+    "star_batch/engine/runner.py",
+    "star_batch/cli/run.py",
+    "star_batch/inputs/preprocess.py",
+    "star_batch/metrics.py",
+    "star_batch/models/preprocessor.py",
+    "star_batch/storage/location.py",
+    "star_batch/terminal.py",
+}
 RAY_ROOMS = {"pipeline", "jobs", "cli"}
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def sources() -> list[str]:
+    """Every file of code that is run, by its path."""
+    return sorted(
+        str(file.relative_to(ROOT)) for part in ("star_batch", "jobs", "k8s") for file in ROOT.glob(f"{part}/**/*.py")
+    )
 
 
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package and every job by its dotted name."""
-    files = [*ROOT.glob("star_batch/**/*.py"), *ROOT.glob("jobs/**/*.py")]
-    return {dotted(file): ast.parse(file.read_text(encoding="utf-8"), str(file)) for file in sorted(files)}
+    return {dotted(ROOT / name): parsed(ROOT / name) for name in sources() if not name.startswith("k8s")}
 
 
 def dotted(file: Path) -> str:
@@ -107,9 +131,10 @@ def test_imports_never_go_upwards(module: str) -> None:
         assert (room(module), room(other)) not in STRANGERS, f"{module} meets {other}"
 
 
-def test_the_scenes_know_only_numpy_and_pillow() -> None:
-    names = {name.split(".")[0] for name in imported(modules()["star_batch.demo.scenes"])}
-    assert names - set(sys.stdlib_module_names) <= {"numpy", "PIL"}
+@pytest.mark.parametrize("module", SCENES)
+def test_the_scenes_know_only_numpy_and_pillow(module: str) -> None:
+    names = {name if name in SCENES else name.split(".")[0] for name in imported(modules()[module])}
+    assert names - set(sys.stdlib_module_names) - set(SCENES) <= {"numpy", "PIL"}
 
 
 def test_no_module_below_the_doors_imports_the_demo() -> None:
@@ -180,12 +205,28 @@ def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(modules()[module])
 
 
-@pytest.mark.parametrize("module", modules())
-def test_functions_are_short(module: str) -> None:
-    for node in ast.walk(modules()[module]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
-            assert lines <= MAX_FUNCTION_LINES, f"{module}.{node.name} has {lines} lines"
+def long_functions(file: Path) -> list[str]:
+    nodes = [n for n in ast.walk(parsed(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in nodes}
+    return [f"{name} has {count} lines" for name, count in lines.items() if count > MAX_FUNCTION_LINES]
+
+
+@pytest.mark.parametrize("name", sources())
+def test_functions_are_short(name: str) -> None:
+    assert name in TO_BE_SPLIT or long_functions(ROOT / name) == []
+
+
+@pytest.mark.parametrize("name", sources())
+def test_modules_are_short(name: str) -> None:
+    num_lines = len((ROOT / name).read_text(encoding="utf-8").splitlines())
+    assert name in TO_BE_SPLIT or num_lines <= MAX_MODULE_LINES, f"{name} has {num_lines} lines"
+
+
+@pytest.mark.parametrize("name", sorted(TO_BE_SPLIT))
+def test_what_is_short_by_now_is_not_excused(name: str) -> None:
+    file = ROOT / name
+    is_long = file.is_file() and len(file.read_text(encoding="utf-8").splitlines()) > MAX_MODULE_LINES
+    assert not file.is_file() or is_long or long_functions(file)
 
 
 def tracked_files() -> list[Path]:
