@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from star_batch import __version__
-from star_batch.bench.command import bench
+from star_batch.bench.command import Modes, bench_group
 from star_batch.cli import demo, outputs, plan, run
 from star_batch.cli.exits import exit_codes, plainly
 from star_batch.cli.usage import Command, Group
@@ -61,4 +61,11 @@ _add(outputs.status, "How far a job is, and who is at work on it.")
 _add(outputs.verify, "Check that an output holds every row exactly once.")
 _add(outputs.report, "Draw an output's report: one page that opens offline.")
 _add(demo.demo, "See it work, with a small model that comes along.")
-_add(bench, "Measure it: speed and accuracy, side by side.")
+
+
+class _BenchModes(Group, Modes):
+    """The commands of `bench`, heard as all others are."""
+
+
+_bench = bench_group(group=_BenchModes, command=Command, wrapped=plainly, epilog=exit_codes())
+app.add_typer(_bench, name="bench", short_help="Measure it: speed and accuracy, side by side.")
