@@ -135,6 +135,7 @@ def mix(
     max_rows: Slots = MIX_SLOTS,
     seed: Annotated[int, _text("N", "Of their lengths.")] = 0,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """How full batches of mixed lengths are; no model."""
     from star_batch.bench.mix import compare_policies, make_mix

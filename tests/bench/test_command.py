@@ -1,6 +1,7 @@
 """The command as it is typed, with and without the rest of the house."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +12,8 @@ from typer.testing import CliRunner
 
 from star_batch import cli
 
-TINY = [
-    "bench",
-    "compare",
-    "--shape",
-    "tiny",
-    "--dtype",
-    "float32",
-    "--device",
-    "cpu",
-    "--requests",
-    "3",
-    "--rounds",
-    "1",
-]
+COMPARE = ["bench", "compare"]
+TINY = [*COMPARE, "--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--requests", "3", "--rounds", "1"]
 
 WITHOUT_RAY = """
 import sys
@@ -82,8 +71,8 @@ def test_a_mix_needs_no_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "compare"], "give either a model"),
-        (["bench", "compare", "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
+        (COMPARE, "give either a model"),
+        ([*COMPARE, "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
         ([*TINY, "--methods", "best"], "method 'best' is not known"),
         ([*TINY, "--keep", "few"], "--keep 'few': give values with commas"),
         ([*TINY, "--keep", "65"], "keep=65: an image has 64 visual tokens here"),
@@ -108,6 +97,13 @@ def test_help_fits_80_columns(mode: list[str]) -> None:
 def test_bench_alone_shows_what_can_be_measured() -> None:
     shown = invoke("bench").output
     assert all(f"\n  {mode} " in shown for mode in ("compare", "mix", "native", "scale"))
+
+
+@pytest.mark.parametrize("mode", ["compare", "mix", "native", "scale"])
+def test_every_mode_can_say_more_and_less(mode: str) -> None:
+    text = invoke("bench", mode, "--help").stdout
+    assert re.search(r"-v, --verbose +Say more", text)
+    assert re.search(r"-q, --quiet +Print ", text)
 
 
 @pytest.mark.parametrize("mode", ["mix", "native", "scale"])

@@ -223,9 +223,8 @@ def test_accuracy_is_drawn_beside_speed(results: Results, tmp_path: Path) -> Non
 
 
 def test_no_folder_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "sys.argv", ["x", "bench", "compare", "--model", "/home/me/secret/llava", "--output", "./out", "--wide"]
-    )
+    typed = ["bench", "compare", "--model", "/home/me/secret/llava", "--output", "./out", "--wide"]
+    monkeypatch.setattr("sys.argv", ["x", *typed])
     assert surroundings()["command"] == "star-batch bench compare --model llava --output out --wide"
 
 
