@@ -1,4 +1,4 @@
-"""`python -m star_batch.bench`: the same commands where torch is installed, but neither Ray nor pydantic."""
+"""`python -m star_batch.bench`: the same commands where torch is installed, but not Ray. Reads no job's configuration."""
 
 import typer
 

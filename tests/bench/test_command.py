@@ -19,7 +19,7 @@ WITHOUT_RAY = """
 import sys
 from importlib.machinery import PathFinder
 find_spec = PathFinder.find_spec
-hidden = {"ray", "pydantic", "s3fs"}
+hidden = {"ray", "s3fs"}
 PathFinder.find_spec = classmethod(
     lambda cls, name, path=None, target=None: None if name.split(".")[0] in hidden else find_spec(name, path, target)
 )
