@@ -1,4 +1,7 @@
-"""`python -m star_batch.bench`: the same commands where torch is installed, but not Ray. Reads no job's configuration."""
+"""`python -m star_batch.bench`: the same commands where torch is installed, but not Ray.
+
+Knows no job.
+"""
 
 import typer
 
