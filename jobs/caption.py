@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from star_batch.cli.script import run_script
 from star_batch.config import JobConfig
+from star_batch.config.kinds import KINDS
 from star_batch.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ def caption(config: JobConfig) -> JobConfig:
     {yesterday} the day before (UTC), for an output of its own for each day.
     """
     if (
-        config.input.kind == "openai"
+        not KINDS[config.input.kind].asks
         or config.input.choices_column
         or any(q.choices for q in config.input.asked.values())
     ):

@@ -1,8 +1,7 @@
 """Creates one night's RayJob and waits for its end: what the CronJob's pod runs. The standard library is enough for it.
 
 The RayJob is a copy of a suspended one, the template, under a name that follows from the Job that runs this pod. A
-second pod of the same Job finds it there and goes on waiting; a pod that is stopped leaves it running. Knows nothing of
-star-batch.
+second pod of the same Job finds it there and waits on; a pod that is stopped leaves it running. Knows no star-batch.
 
 Exit codes:
     0  the RayJob succeeded
@@ -27,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 POD_CREDENTIALS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -69,6 +67,15 @@ class RayJobs:
     def get(self, name: str) -> Object:
         return self._request("GET", f"{self.url}/{name}")
 
+    def find(self, name: str) -> Object | None:
+        """None where there is no such job."""
+        try:
+            return self.get(name)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
     def create(self, job: Object) -> Object:
         return self._request("POST", self.url, json.dumps(job).encode())
 
@@ -79,11 +86,10 @@ class RayJobs:
         request = urllib.request.Request(url, data=body, headers=headers, method=method)
         try:
             with self._opener().open(request, timeout=self.request_seconds) as response:
-                answer: Object = json.load(response)
-                return answer
+                return dict(json.load(response))
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
             raise NotYet(str(error) or type(error).__name__) from None
 
     def _opener(self) -> urllib.request.OpenerDirector:
@@ -96,10 +102,9 @@ class RayJobs:
 
 def _refusal(error: urllib.error.HTTPError) -> Refused | NotYet:
     try:
-        status = json.load(error)
-    except (OSError, http.client.HTTPException, ValueError):
+        status = dict(json.load(error))
+    except (OSError, http.client.HTTPException, ValueError, TypeError):
         status = {}
-    status = status if isinstance(status, dict) else {}
     message = status.get("message", error.reason)
     # 401 may be a token that was renewed a moment ago.
     if error.code in (401, 408, 429) or error.code >= 500:
@@ -147,8 +152,7 @@ def scheduled_day(job: str, cronjob: str, now: datetime) -> datetime:
     """
     if match := re.search(r"-(\d{4}-\d\d-\d\d)$", job):
         return datetime.strptime(match[1], "%Y-%m-%d").replace(tzinfo=UTC)
-    match = re.fullmatch(rf"{re.escape(cronjob)}-(\d+)", job)
-    if match is None:
+    if (match := re.fullmatch(rf"{re.escape(cronjob)}-(\d+)", job)) is None:
         return now
     day = datetime.fromtimestamp(0, UTC) + timedelta(minutes=int(match[1]))
     if abs(day - now) > LARGEST_CLOCK_ERROR:
@@ -167,8 +171,7 @@ def render(template: Object, *, name: str, day: datetime, owner: Object) -> Obje
     if labels := template["metadata"].get("labels"):
         metadata["labels"] = labels
     spec = {key: value for key, value in template["spec"].items() if key != "suspend"}
-    days = {"{date}": day, "{yesterday}": day - timedelta(days=1)}
-    for placeholder, value in days.items():
+    for placeholder, value in (("{date}", day), ("{yesterday}", day - timedelta(days=1))):
         spec["entrypoint"] = spec["entrypoint"].replace(placeholder, value.date().isoformat())
     return {"apiVersion": template["apiVersion"], "kind": template["kind"], "metadata": metadata, "spec": spec}
 
@@ -185,23 +188,14 @@ def create(rayjobs: RayJobs, job: Object) -> None:
     except Refused as error:
         if error.reason != "AlreadyExists":
             raise
-        if owners(rayjobs, name) != owners_in(job):
+        if (found := rayjobs.find(name)) is None or owners(found) != owners(job):
             raise NotYet(f"{name} of a Job that was deleted is still there") from None
         say(f"{name} exists already, going on with it")
     else:
         say(f"{name} created: {job['spec']['entrypoint']}")
 
 
-def owners(rayjobs: RayJobs, name: str) -> set[str]:
-    try:
-        return owners_in(rayjobs.get(name))
-    except Refused as error:
-        if error.status == 404:
-            return set()
-        raise
-
-
-def owners_in(job: Object) -> set[str]:
+def owners(job: Object) -> set[str]:
     return {reference["uid"] for reference in job["metadata"].get("ownerReferences", [])}
 
 
@@ -223,13 +217,9 @@ def wait(rayjobs: RayJobs, name: str, patience: Patience) -> None:
 
 
 def status_of(rayjobs: RayJobs, name: str) -> Object:
-    try:
-        status: Object = rayjobs.get(name).get("status") or {}
-    except Refused as error:
-        if error.status == 404:
-            raise Failed(f"{name} was deleted") from None
-        raise
-    return status
+    if (job := rayjobs.find(name)) is None:
+        raise Failed(f"{name} was deleted")
+    return dict(job.get("status") or {})
 
 
 def is_success(status: Object) -> bool:
@@ -246,17 +236,17 @@ def is_success(status: Object) -> bool:
 
 def describe(status: Object) -> str:
     words = [status.get(key) for key in ("jobDeploymentStatus", "jobStatus", "reason", "message")]
-    tries = status.get("failed")
-    return ", ".join([*filter(None, words), *([f"{tries} tries failed"] if tries else [])]) or "accepted"
+    tries = f"{status['failed']} tries failed" if status.get("failed") else None
+    return ", ".join(filter(None, [*words, tries])) or "accepted"
 
 
 def launch(rayjobs: RayJobs, options: argparse.Namespace, patience: Patience) -> None:
-    day = scheduled_day(options.job, options.cronjob, datetime.now(UTC))
+    name, day = name_for(options.job), scheduled_day(options.job, options.cronjob, datetime.now(UTC))
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": options.job, "uid": options.job_uid}
     template = patience.insist(lambda: rayjobs.get(options.template))
-    job = render(template, name=name_for(options.job), day=day, owner=owner)
+    job = render(template, name=name, day=day, owner=owner)
     patience.insist(lambda: create(rayjobs, job))
-    wait(rayjobs, name_for(options.job), patience)
+    wait(rayjobs, name, patience)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -279,7 +269,7 @@ def _api() -> str:
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+def _terminated(signum: int, frame: object) -> NoReturn:
     say("stopped; the RayJob goes on")
     raise SystemExit(128 + signum)
 
@@ -287,10 +277,7 @@ def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
 def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     options = _options(arguments)
-    patience = Patience(
-        deadline=time.monotonic() + options.timeout_seconds,
-        poll_seconds=options.poll_seconds,
-    )
+    patience = Patience(deadline=time.monotonic() + options.timeout_seconds, poll_seconds=options.poll_seconds)
     try:
         namespace = (options.credentials / "namespace").read_text(encoding="utf-8").strip()
         url = f"{options.api}/apis/ray.io/v1/namespaces/{namespace}/rayjobs"

@@ -1,30 +1,30 @@
-"""`bench` as it is typed: options to a comparison, results to files and tables. Knows no model.
+"""`bench` as it is typed: a command for each thing that is measured, results to files and tables. Knows no model.
 
 What computes is imported when it is needed: `--help` does not wait for torch.
 """
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
-from star_batch.bench.flags import BenchOptions
+from star_batch.bench.comparison import Comparison
 from star_batch.bench.shapes import SHAPES
 from star_batch.errors import ConfigError
 
 T = TypeVar("T")
+Body = Callable[..., None]
 
 DEFAULT_OUTPUT = Path("star-batch-bench")
 REQUESTS, MIX_REQUESTS, MIX_SLOTS = 64, 16384, 64
 NATIVE_REQUESTS, NATIVE_SLOTS = 512, 32
 GENERATE_BATCHES = (1, 16, 32)
 TABLE_WIDTH = 100
-
-
-_NATIVE_HELP = "The same with images of many shapes, through the engine with a tiny model."
 
 
 def _text(metavar: str, help: str) -> Any:
@@ -35,7 +35,62 @@ def _count(help: str) -> Any:
     return typer.Option(min=1, metavar="N", help=help)
 
 
-def bench(
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
+Slots = Annotated[int, _count("Decode slots.")]
+
+
+class Modes(TyperGroup):
+    """What `bench` measures, a command each; who still types a mode as a switch is told how it is typed now."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            ctx.fail(f"say first what to measure: {ctx.command_path} {shlex.join(_in_new_words(args))}")
+        return super().parse_args(ctx, args)
+
+
+def _in_new_words(args: Sequence[str]) -> list[str]:
+    mode = next((name for name in ("native", "mix", "scale") if f"--{name}" in args), "compare")
+    return [mode, *(arg for arg in args if arg != f"--{mode}")]
+
+
+def bench_group(
+    *,
+    group: type[Modes] = Modes,
+    command: type[TyperCommand] = TyperCommand,
+    wrapped: Callable[[Body], Body] = lambda body: body,
+    epilog: str | None = None,
+) -> typer.Typer:
+    """The commands of `bench` for a program that has its own way to say mistakes, or none."""
+    app = typer.Typer(
+        cls=group,
+        help=_HELP,
+        epilog=epilog,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for body in (compare, mix, native, scale):
+        app.command(cls=command, epilog=epilog)(wrapped(body))
+    return app
+
+
+_HELP = """
+Measure it: speed and accuracy, side by side.
+
+\b
+On a CPU; with accuracy; how full batches are; how far the pipeline goes:
+  star-batch bench compare --shape 94m --requests 32 --answer-tokens 16
+  star-batch bench compare --model demo --requests 256 --answer-tokens 8
+  star-batch bench mix
+  star-batch bench native
+  star-batch bench scale --actors 1,4,16
+"""
+
+
+def compare(
     context: typer.Context,
     model: Annotated[str | None, _text("NAME", "Checkpoint: a folder, a hub id, or demo (with accuracy).")] = None,
     shape: Annotated[str | None, _text("NAME", f"Random weights instead: {', '.join(SHAPES)}.")] = None,
@@ -43,7 +98,7 @@ def bench(
     keep: Annotated[str | None, _text("LIST", "Layer-mean visual tokens (a ninth and a third).")] = None,
     answer_tokens: Annotated[str, _text("LIST", "Lengths of the answers.")] = "3,20,60",
     generate_batches: Annotated[str | None, _text("LIST", "Batches of transformers' generate (1,16,32).")] = None,
-    requests: Annotated[int | None, _count("Requests that everybody answers (64; --mix 16,384; --native 512).")] = None,
+    requests: Annotated[int, _count("Requests that everybody answers.")] = REQUESTS,
     prompt_words: Annotated[str, _text("A:B", "Words of a random prompt.")] = "8:48",
     system_words: Annotated[int, _text("N", "Words that all begin with, before the image.")] = 0,
     share_prefix: Annotated[bool, typer.Option(help="Run once what all begin with.")] = True,
@@ -59,54 +114,102 @@ def bench(
     seed: Annotated[int, _text("N", "Of weights, images and prompts.")] = 0,
     output: Annotated[Path, _text("FOLDER", "For bench.json, bench.csv, bench.png.")] = DEFAULT_OUTPUT,
     wide: Annotated[bool, typer.Option("--wide", help="A second table: stages, memory, padding.")] = False,
-    mix: Annotated[bool, typer.Option("--mix", help="How full batches of mixed lengths are; no model.")] = False,
-    native: Annotated[bool, typer.Option("--native", help=_NATIVE_HELP)] = False,
-    scale: Annotated[bool, typer.Option("--scale", help="The pipeline with engines that only sleep.")] = False,
-    actors: Annotated[str, _text("LIST", "Engines side by side, with --scale.")] = "1,2,4,8,16",
-    actor_rate: Annotated[float, _text("R", "Rows/s of a sleeping engine, with --scale.")] = 50.0,
-    seconds: Annotated[float, _text("S", "Work for each engine, with --scale.")] = 60.0,
-    window: Annotated[int, _text("ROWS", "Rows that an engine is handed at a time, with --scale.")] = 64,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure our engine and transformers' generate side by side: the same weights, the same requests.
+    """Our engine and transformers' generate, side by side. The same weights, the same requests.
 
     Everybody is warmed up and measured in turns; answers all have the same length. Ratios are to the
     fastest generate and to our engine with none; the roofline is what this device's own rates allow.
 
     \b
-    On a CPU; with accuracy; how full batches are; how far the pipeline goes:
-      star-batch bench --shape 94m --requests 32 --answer-tokens 16
-      star-batch bench --model demo --requests 256 --answer-tokens 8
-      star-batch bench --mix
-      star-batch bench --native
-      star-batch bench --scale --actors 1,4,16
+    On a CPU; with accuracy:
+      star-batch bench compare --shape 94m --requests 32 --answer-tokens 16
+      star-batch bench compare --model demo --requests 256 --answer-tokens 8
     """
+    _compare(_console(), _teller(quiet), _comparison(context.params), output, wide=wide)
+
+
+def mix(
+    requests: Annotated[int, _count("Requests of mixed lengths.")] = MIX_REQUESTS,
+    max_rows: Slots = MIX_SLOTS,
+    seed: Annotated[int, _text("N", "Of their lengths.")] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """How full batches of mixed lengths are; no model."""
+    from star_batch.bench.mix import compare_policies, make_mix
+    from star_batch.bench.table import mix_table
+
+    out = _console()
+    out.print(f"{requests:,} requests, {max_rows} decode slots", soft_wrap=True)
+    out.print(mix_table(compare_policies(make_mix(requests, seed), max_rows)))
+    out.print(_MIX_NOTE, soft_wrap=True)
+
+
+def native(
+    requests: Annotated[int, _count("Requests with images of many shapes.")] = NATIVE_REQUESTS,
+    max_rows: Slots = NATIVE_SLOTS,
+    seed: Annotated[int, _text("N", "Of weights, images and lengths.")] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """The same with images of many shapes. Through the engine, with a tiny model."""
+    from star_batch.bench.native import compare_natively
+    from star_batch.bench.table import native_table
+
+    _teller(quiet)("answering the same requests under every policy")
+    outcomes, out = compare_natively(requests, max_rows, seed), _console()
+    out.print(f"{requests:,} requests at native resolution, {max_rows} decode slots, CPU", soft_wrap=True)
+    out.print(native_table(outcomes))
+    out.print(_MIX_NOTE, soft_wrap=True)
+
+
+_MIX_NOTE = (
+    "padding: if every prefill were padded to its longest row; our prefills are packed and pay none of it."
+    " Key padding: keys read in decoding that held nothing, where rows are read as one tensor."
+)
+
+
+def scale(
+    actors: Annotated[str, _text("LIST", "Engines side by side.")] = "1,2,4,8,16",
+    actor_rate: Annotated[float, _text("R", "Rows/s of a sleeping engine.")] = 50.0,
+    seconds: Annotated[float, _text("S", "Work for each engine.")] = 60.0,
+    window: Annotated[int, _text("ROWS", "Rows that an engine is handed at a time.")] = 64,
+    output: Annotated[Path, _text("FOLDER", "For scale.json, and for the jobs.")] = DEFAULT_OUTPUT,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """The pipeline with engines that only sleep. How far it goes on this machine; all else is real."""
+    from star_batch.bench.scale import ScaleOptions, measure_scale, verdict, write_scale
+    from star_batch.bench.table import scale_table
+
+    options = ScaleOptions(
+        actors=_list(actors, int, "actors"), rate=actor_rate, seconds=seconds, rows_per_window=window
+    )
+    points, out = measure_scale(options, output / "scale", _teller(quiet)), _console()
+    out.print(scale_table(points))
+    out.print(verdict(points), soft_wrap=True)
+    out.print(str(write_scale(output, points)), soft_wrap=True)
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    """Says how far it is, beside the results."""
     err = Console(markup=False, highlight=False, stderr=True)
-    say: Callable[[str], None] = (lambda _: None) if quiet else (lambda line: err.print(line, soft_wrap=True))
-    if native:
-        _native(_console(), say, requests or NATIVE_REQUESTS, max_rows or NATIVE_SLOTS, seed)
-    elif mix:
-        _mix(_console(), requests or MIX_REQUESTS, max_rows or MIX_SLOTS, seed)
-    elif scale:
-        _scale(_console(), say, context.params, output)
-    else:
-        _compare(_console(), say, _options(context.params), output, wide=wide)
+    return (lambda _: None) if quiet else (lambda line: err.print(line, soft_wrap=True))
 
 
-def _options(given: Mapping[str, Any]) -> BenchOptions:
+def _comparison(given: Mapping[str, Any]) -> Comparison:
     """What was typed, as a comparison."""
-    requests = given["requests"] or REQUESTS
     parsed = {
         "methods": _list(given["methods"], str, "methods"),
         "keeps": None if given["keep"] is None else _list(given["keep"], _amount, "keep"),
         "answer_tokens": _list(given["answer_tokens"], int, "answer-tokens"),
-        "generate_batches": _batches(given["generate_batches"], requests),
-        "requests": requests,
+        "generate_batches": _batches(given["generate_batches"], given["requests"]),
         "prompt_words": _range(given["prompt_words"]),
     }
-    names = {field.name for field in fields(BenchOptions)}
-    return BenchOptions(**{name: value for name, value in given.items() if name in names} | parsed)
+    names = {field.name for field in fields(Comparison)}
+    return Comparison(**{name: value for name, value in given.items() if name in names} | parsed)
 
 
 def _console() -> Console:
@@ -116,13 +219,13 @@ def _console() -> Console:
     return console
 
 
-def _compare(out: Console, say: Callable[[str], None], options: BenchOptions, output: Path, *, wide: bool) -> None:
+def _compare(out: Console, say: Callable[[str], None], comparison: Comparison, output: Path, *, wide: bool) -> None:
     from star_batch.bench.measure import compare
     from star_batch.bench.picture import draw
     from star_batch.bench.results import write_results
     from star_batch.bench.table import tables
 
-    results = compare(options, say)
+    results = compare(comparison, say)
     written = write_results(output, results)
     if results.rows:
         draw(results, output / "bench.png")
@@ -138,48 +241,6 @@ def _compare(out: Console, say: Callable[[str], None], options: BenchOptions, ou
     out.print()
     for file in written:
         out.print(str(file), soft_wrap=True)
-
-
-def _mix(out: Console, num_requests: int, slots: int, seed: int) -> None:
-    from star_batch.bench.mix import compare_policies, make_mix
-    from star_batch.bench.table import mix_table
-
-    out.print(f"{num_requests:,} requests, {slots} decode slots", soft_wrap=True)
-    out.print(mix_table(compare_policies(make_mix(num_requests, seed), slots)))
-    out.print(_MIX_NOTE, soft_wrap=True)
-
-
-def _native(out: Console, say: Callable[[str], None], num_requests: int, slots: int, seed: int) -> None:
-    from star_batch.bench.native import compare_natively
-    from star_batch.bench.table import native_table
-
-    say("answering the same requests under every policy")
-    outcomes = compare_natively(num_requests, slots, seed)
-    out.print(f"{num_requests:,} requests at native resolution, {slots} decode slots, CPU", soft_wrap=True)
-    out.print(native_table(outcomes))
-    out.print(_MIX_NOTE, soft_wrap=True)
-
-
-_MIX_NOTE = (
-    "padding: if every prefill were padded to its longest row; our prefills are packed and pay none of it."
-    " Key padding: keys read in decoding that held nothing, where rows are read as one tensor."
-)
-
-
-def _scale(out: Console, say: Callable[[str], None], given: Mapping[str, Any], output: Path) -> None:
-    from star_batch.bench.scale import ScaleOptions, measure_scale, verdict, write_scale
-    from star_batch.bench.table import scale_table
-
-    options = ScaleOptions(
-        actors=_list(given["actors"], int, "actors"),
-        rate=given["actor_rate"],
-        seconds=given["seconds"],
-        rows_per_window=given["window"],
-    )
-    points = measure_scale(options, output / "scale", say)
-    out.print(scale_table(points))
-    out.print(verdict(points), soft_wrap=True)
-    out.print(str(write_scale(output, points)), soft_wrap=True)
 
 
 def _batches(text: str | None, num_requests: int) -> tuple[int, ...]:

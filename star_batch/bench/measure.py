@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from star_batch.bench.comparison import Comparison
 from star_batch.bench.contenders import Contender, Generate, Ours, Pass, release_memory
-from star_batch.bench.flags import BenchOptions
 from star_batch.bench.memory import peak_bytes, reset_peak
 from star_batch.bench.rates import Rates, measure_rates
 from star_batch.bench.results import Results, Row, surroundings
@@ -46,7 +46,7 @@ class _Measured:
 class _Bench:
     """One comparison: its model, its requests, its contenders, and what is known of them so far."""
 
-    options: BenchOptions
+    comparison: Comparison
     subject: Subject
     workload: Workload
     contenders: Sequence[Generate | Ours]
@@ -63,26 +63,26 @@ class _Bench:
         return [contender for contender in self.contenders if contender.label not in self.skipped]
 
 
-def compare(options: BenchOptions, say: Say = print) -> Results:
-    """Measure what `options` ask for; `say` gets a line about each step.
+def compare(comparison: Comparison, say: Say = print) -> Results:
+    """Measure what `comparison` asks for; `say` gets a line about each step.
 
     Raises:
         ConfigError, ModelError, InputError: nothing was measured.
         StarBatchError: nobody gave what was asked for.
     """
-    say(f"loading {options.model or options.shape}")
-    subject = on_passing_thread(lambda: _subject(options))
-    workload = make_workload(options, subject.preprocessor)
-    contenders = on_passing_thread(lambda: _contenders(options, subject))
-    bench = _Bench(options=options, subject=subject, workload=workload, contenders=contenders, say=say)
+    say(f"loading {comparison.model or comparison.shape}")
+    subject = on_passing_thread(lambda: _subject(comparison))
+    workload = make_workload(comparison, subject.preprocessor)
+    contenders = on_passing_thread(lambda: _contenders(comparison, subject))
+    bench = _Bench(comparison=comparison, subject=subject, workload=workload, contenders=contenders, say=say)
     say("measuring the device")
     rates = on_passing_thread(lambda: measure_rates(subject.device, subject.dtype))
     if workload.references is not None:
         _in_turn(bench, "accuracy", bench.remaining, _answer_freely)
-    for number in range(options.rounds):
+    for number in range(comparison.rounds):
         there = bench.remaining
         order = there if number % 2 == 0 else there[::-1]
-        _in_turn(bench, f"round {number + 1} of {options.rounds}", order, _answer_forced)
+        _in_turn(bench, f"round {number + 1} of {comparison.rounds}", order, _answer_forced)
     if not bench.remaining:
         raise StarBatchError(
             f"nothing was measured: {'; '.join(f'{who}: {why}' for who, why in bench.skipped.items())}"
@@ -90,20 +90,24 @@ def compare(options: BenchOptions, say: Say = print) -> Results:
     return Results(about=_about(bench, rates), rows=tuple(_rows(bench, rates)), skipped=bench.skipped)
 
 
-def _subject(options: BenchOptions) -> Subject:
+def _subject(comparison: Comparison) -> Subject:
     return make_subject(
-        model=options.model, shape=options.shape, dtype=options.dtype, device=options.device, seed=options.seed
+        model=comparison.model,
+        shape=comparison.shape,
+        dtype=comparison.dtype,
+        device=comparison.device,
+        seed=comparison.seed,
     )
 
 
-def _contenders(options: BenchOptions, subject: Subject) -> list[Generate | Ours]:
+def _contenders(comparison: Comparison, subject: Subject) -> list[Generate | Ours]:
     adapter, num_visual = subject.adapter(), subject.num_visual
-    engine = options.engine_options(options.requests)
+    engine = comparison.engine_options(comparison.requests)
     return [
-        *(Generate(subject, batch) for batch in options.generate_batches),
+        *(Generate(subject, batch) for batch in comparison.generate_batches),
         *(
             Ours(subject, adapter, pruning, make_plan(pruning, adapter.num_layers, num_visual), engine)
-            for pruning in options.prunings(num_visual)
+            for pruning in comparison.prunings(num_visual)
         ),
     ]
 
@@ -124,7 +128,7 @@ def _in_turn(
 
 def _answer_freely(bench: _Bench, contender: Contender) -> None:
     with contender.opened(is_forced=False) as answer:
-        texts = answer(bench.workload.records, bench.options.free_tokens).texts
+        texts = answer(bench.workload.records, bench.comparison.free_tokens).texts
     _check_count(len(texts), len(bench.workload.records))
     bench.measured.setdefault(contender.label, _Measured()).texts = texts
 
@@ -134,9 +138,9 @@ def _answer_forced(bench: _Bench, contender: Contender) -> None:
     records = bench.workload.records
     with contender.opened(is_forced=True) as answer:
         if num_warm_up := _num_warm_up(bench):
-            for tokens in bench.options.answer_tokens:  # each may make batches of other sizes
+            for tokens in bench.comparison.answer_tokens:  # each may make batches of other sizes
                 answer(records[:num_warm_up], tokens)
-        for tokens in bench.options.answer_tokens:
+        for tokens in bench.comparison.answer_tokens:
             reset_peak(bench.device)
             done = answer(records, tokens)
             measured.peaks[tokens] = peak_bytes(bench.device)
@@ -146,7 +150,7 @@ def _answer_forced(bench: _Bench, contender: Contender) -> None:
 
 
 def _num_warm_up(bench: _Bench) -> int:
-    chosen = bench.options.warm_up
+    chosen = bench.comparison.warm_up
     if chosen is not None:
         return chosen
     return len(bench.workload.records) if bench.device.type == "cuda" else _CPU_WARM_UP
@@ -166,7 +170,9 @@ def _check_lengths(done: Pass, tokens: int) -> None:
 def _rows(bench: _Bench, rates: Rates) -> list[Row]:
     release_memory()
     rows = [
-        _row(bench, contender, tokens, rates) for tokens in bench.options.answer_tokens for contender in bench.remaining
+        _row(bench, contender, tokens, rates)
+        for tokens in bench.comparison.answer_tokens
+        for contender in bench.remaining
     ]
     return with_ratios(rows)
 
@@ -262,7 +268,7 @@ def _most_rows(contender: Ours, job: Job) -> int:
 
 
 def _about(bench: _Bench, rates: Rates) -> dict[str, Any]:
-    options = bench.options
+    comparison = bench.comparison
     return surroundings() | {
         "model": _shown_name(bench.subject.name),
         **_about_device(bench.device),
@@ -270,7 +276,7 @@ def _about(bench: _Bench, rates: Rates) -> dict[str, Any]:
         "matrix_flops_per_second": rates.flops,
         "copy_bytes_per_second": rates.bandwidth,
         "visual_tokens": bench.subject.num_visual,
-        "engine": asdict(options.engine_options(options.requests)),
+        "engine": asdict(comparison.engine_options(comparison.requests)),
         "requests": len(bench.workload.records),
         "has_references": bench.workload.references is not None,
     }

@@ -1,25 +1,19 @@
 """How far one machine's pipeline goes: the real one, with engines that only sleep as long as a GPU would take.
 
-Everything else is real: Parquet, image decoding, Ray, commits. Knows no model but its image size.
+Everything else is real: Parquet, image decoding, Ray, commits. Knows no model, and not how an engine sleeps.
 """
 
-import functools
 import io
 import json
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -29,25 +23,18 @@ from PIL import Image
 
 from star_batch.bench.memory import resident_bytes
 from star_batch.bench.results import Point, surroundings
-from star_batch.bench.shapes import SHAPES
-from star_batch.bench.subject import shape_preprocessor
-from star_batch.commit.fingerprint import Generation
-from star_batch.config import JobConfig, Model
+from star_batch.bench.sleeping import Turn, read_turns, sleeping_backend
+from star_batch.config import JobConfig
 from star_batch.errors import ConfigError, OutputError, StarBatchError
-from star_batch.metrics import EngineStats, Progress, Readings, Summary
-from star_batch.models import Preprocessor
-from star_batch.options import Decoding, is_count
-from star_batch.pipeline.backend import Backend
+from star_batch.metrics import Progress, Summary
+from star_batch.options import is_count
 from star_batch.pipeline.job import run
-from star_batch.records import Answer, Record
 
 ALLOWED_LOSS = 0.05
-_SHAPE = SHAPES["llava-1.5-7b"]
 _PICTURES, _PICTURE_SIZE = 8, (640, 480)
 _SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary())])
 _ROWS_PER_GROUP = 256
 _UNITS_PER_ACTOR = 3  # commit units that each engine must be able to get
-_LATE_SECONDS = 0.02  # waking up; more than this is waiting
 _BUSY = 0.9  # of the cores: from here on, they are what everybody waits for
 
 
@@ -82,63 +69,6 @@ class ScaleOptions:
         return round(actors * self.rate * self.seconds)
 
 
-class Turn(NamedTuple):
-    """A window that an engine answered: seconds of a clock that all processes share, and its rows."""
-
-    start: float
-    end: float
-    rows: int
-
-
-class SleepingEngine:
-    """Answers windows one after the other, `rate` rows per second, and does nothing else but note them in `file`."""
-
-    def __init__(self, rate: float, file: Path) -> None:
-        self._rate = rate
-        self._file = file
-        self._stats = EngineStats()
-        self._inbox: queue.SimpleQueue[tuple[Sequence[Record], Future[list[Answer]]]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="star-batch-sleeping", daemon=True).start()
-
-    def submit(self, records: Sequence[Record], *, decoding: Decoding | None = None) -> Future[list[Answer]]:
-        future: Future[list[Answer]] = Future()
-        self._inbox.put((records, future))
-        return future
-
-    def stats(self) -> EngineStats:
-        return copy(self._stats)
-
-    def readings(self) -> Readings:
-        return Readings()
-
-    def _run(self) -> None:
-        free = 0.0
-        while True:
-            records, future = self._inbox.get()
-            # Counted on from when the last window was due, so that waking up late does not add up.
-            start = free if time.monotonic() - free < _LATE_SECONDS else time.monotonic()
-            free = start + len(records) / self._rate
-            time.sleep(max(0.0, free - time.monotonic()))
-            self._stats += EngineStats(rows_answered=len(records))
-            with self._file.open("a", encoding="ascii") as file:
-                file.write(f"{start} {free} {len(records)}\n")
-            future.set_result([Answer(id=record.id, text="", finish_reason="stop") for record in records])
-
-
-def load_sleeping(config: JobConfig, rate: float, folder: str) -> SleepingEngine:
-    return SleepingEngine(rate, Path(folder) / f"{os.getpid()}.txt")
-
-
-@functools.cache
-def load_preprocessor(model: Model) -> Preprocessor:
-    """The image size of LLaVA-1.5; once per process."""
-    return shape_preprocessor(_SHAPE)
-
-
-def identify(config: JobConfig) -> Mapping[str, str]:
-    return {"name": config.model.name}
-
-
 def measure_scale(options: ScaleOptions, folder: Path, say: Callable[[str], None] = print) -> list[Point]:
     """A job for each number of actors; input and answers go below `folder`.
 
@@ -158,19 +88,11 @@ def measure_scale(options: ScaleOptions, folder: Path, say: Callable[[str], None
 def _measure(options: ScaleOptions, actors: int, folder: Path) -> Point:
     watch = _Watch()
     with TemporaryDirectory() as notes:
-        engine = functools.partial(load_sleeping, rate=options.rate, folder=notes)
-        backend = Backend(
-            engine=engine, preprocessor=load_preprocessor, identify=identify, generation=lambda _: Generation()
-        )
+        backend = sleeping_backend(options.rate, notes)
         with watch.running():
             summary = run(_job(options, actors, folder), on_progress=watch.on_progress, backend=backend)
-        turns = [_read_turns(file) for file in Path(notes).iterdir()]
+        turns = [read_turns(file) for file in Path(notes).iterdir()]
     return _point(summary, actors, turns, watch)
-
-
-def _read_turns(file: Path) -> list[Turn]:
-    lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
-    return [Turn(float(start), float(end), int(rows)) for start, end, rows in lines]
 
 
 def _point(summary: Summary, actors: int, turns: Sequence[Sequence[Turn]], watch: "_Watch") -> Point:

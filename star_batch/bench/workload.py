@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from star_batch import images
-from star_batch.bench.flags import BenchOptions
+from star_batch.bench.comparison import Comparison
 from star_batch.bench.subject import WORDS
 from star_batch.demo.compare import held_out
 from star_batch.errors import InputError, RecordError
@@ -36,25 +36,25 @@ class Workload:
         return sum(map(matches, texts, self.references)) / len(self.references)
 
 
-def make_workload(options: BenchOptions, preprocessor: Preprocessor) -> Workload:
-    """What `options` ask for.
+def make_workload(comparison: Comparison, preprocessor: Preprocessor) -> Workload:
+    """What `comparison` asks for.
 
     Raises:
         InputError: the input cannot be read, has no such column, or too few rows.
     """
-    if options.input is not None:
-        return _from_rows(_parquet_rows(options, options.input), preprocessor)
-    if options.model == "demo":
-        rows = [(row["image"], row["question"], row["answer"]) for row in held_out(options.requests)]
+    if comparison.input is not None:
+        return _from_rows(_parquet_rows(comparison, comparison.input), preprocessor)
+    if comparison.model == "demo":
+        rows = [(row["image"], row["question"], row["answer"]) for row in held_out(comparison.requests)]
         return _from_rows(rows, preprocessor)
-    return Workload(records=tuple(_random_records(options, preprocessor)))
+    return Workload(records=tuple(_random_records(comparison, preprocessor)))
 
 
-def _random_records(options: BenchOptions, preprocessor: Preprocessor) -> Iterator[Record]:
-    random = np.random.default_rng(options.seed)
-    least, most = options.prompt_words
-    system = [WORDS[number % len(WORDS)] for number in range(options.system_words)]
-    for number in range(options.requests):
+def _random_records(comparison: Comparison, preprocessor: Preprocessor) -> Iterator[Record]:
+    random = np.random.default_rng(comparison.seed)
+    least, most = comparison.prompt_words
+    system = [WORDS[number % len(WORDS)] for number in range(comparison.system_words)]
+    for number in range(comparison.requests):
         prompt = " ".join(random.choice(WORDS, random.integers(least, most, endpoint=True)))
         views = random.integers(0, 256, preprocessor.typical.views.shape, dtype=np.uint8)
         picture = Picture(views, preprocessor.typical.size)
@@ -84,15 +84,15 @@ def _record(id: str, image: bytes, prompt: str, preprocessor: Preprocessor) -> R
         raise InputError(f"row {id[1:]}: {error}; a bench needs rows without fault") from None
 
 
-def _parquet_rows(options: BenchOptions, path: Path) -> list[tuple[bytes, str, str | None]]:
-    reference = [options.reference_column] if options.reference_column is not None else []
-    columns = ["image", options.prompt_column, *reference]
+def _parquet_rows(comparison: Comparison, path: Path) -> list[tuple[bytes, str, str | None]]:
+    reference = [comparison.reference_column] if comparison.reference_column is not None else []
+    columns = ["image", comparison.prompt_column, *reference]
     try:
-        table = dataset.dataset(path).head(options.requests, columns=columns)
+        table = dataset.dataset(path).head(comparison.requests, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path.name}: cannot be read: {str(error).partition(chr(10))[0]}") from None
-    if table.num_rows < options.requests:
-        raise InputError(f"{path.name}: {table.num_rows} rows; {options.requests} requests were asked for")
+    if table.num_rows < comparison.requests:
+        raise InputError(f"{path.name}: {table.num_rows} rows; {comparison.requests} requests were asked for")
     values = [table[name].to_pylist() for name in columns]
     truths = [str(value) for value in values[2]] if reference else [None] * table.num_rows
     return list(zip(map(_bytes_of, values[0]), values[1], truths, strict=True))

@@ -22,9 +22,9 @@ PLACES = {
     "verify": "star_batch.cli.outputs",
     "report": "star_batch.cli.outputs",
     "demo": "star_batch.cli.demo",
-    "bench": "star_batch.bench.command",
+    "bench": "star_batch.cli.bench",
 }
-"""The module of each command, which is a function of its name there."""
+"""The module of each command: a function of its name there, or an `app` of several."""
 
 _IN_SHORT = {
     "plan": "What a job will be like, how long it takes and what it costs.",
@@ -73,8 +73,11 @@ def app_with(names: Iterable[str]) -> typer.Typer:
     )
     app.callback()(star_batch)
     for name in names:
-        command = getattr(importlib.import_module(PLACES[name]), name)
-        app.command(cls=Command, epilog=exit_codes(), short_help=_IN_SHORT.get(name))(plainly(command))
+        module, short_help = importlib.import_module(PLACES[name]), _IN_SHORT.get(name)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, short_help=short_help)
+        else:
+            app.command(cls=Command, epilog=exit_codes(), short_help=short_help)(plainly(getattr(module, name)))
     return app
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from star_batch.cli.messages import LogFormat
+from star_batch.config.kinds import KINDS
 from star_batch.options import Dtype
 from star_batch.pruning import METHODS
 from star_batch.wording import quoted
@@ -134,8 +135,9 @@ Settings = Annotated[
     ),
 ]
 Paths = Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")]
-_KINDS = ("parquet", "images", "openai")
-Kind = Annotated[str | None, text("KIND", "Input is parquet, images or openai.", *_KINDS)]
+Kind = Annotated[
+    str | None, text("KIND", f"What the input is: {', '.join(KINDS.loaded)}, or a plugin's.", *KINDS.loaded)
+]
 _PUSHGATEWAY_HELP = "Gets the numbers of the end; or set STAR_BATCH_PUSHGATEWAY."
 Pushgateway = Annotated[str | None, text("URL", _PUSHGATEWAY_HELP, envvar="STAR_BATCH_PUSHGATEWAY")]
 Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda.", "auto", "cpu", "cuda")]

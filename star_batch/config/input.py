@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from star_batch.config.defaults import MAX_IMAGE_PIXELS, RETRY_SECONDS
+from star_batch.config.kinds import KINDS
 from star_batch.config.section import Section
 from star_batch.wording import quoted
 
@@ -78,7 +79,7 @@ class Input(Section):
     """
 
     path: str | tuple[str, ...]
-    kind: Literal["parquet", "images", "openai"] = "parquet"
+    kind: str = "parquet"
     id_column: str | None = None
     image_column: str = "image"
     image_roots: tuple[str, ...] | None = None
@@ -103,6 +104,13 @@ class Input(Section):
     retry_seconds: float = Field(default=RETRY_SECONDS, ge=0.0)
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
 
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"{quoted(value)} is not known; choose one of {', '.join(KINDS)}")
+        return value
+
     @field_validator("path")
     @classmethod
     def _some_path(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -125,7 +133,7 @@ class Input(Section):
 
     @model_validator(mode="after")
     def _one_source_each(self) -> Self:
-        if self.kind == "openai":
+        if not KINDS[self.kind].asks:
             return self
         if sum(asked is not None for asked in (self.prompt, self.prompt_column, self.questions)) != 1:
             raise ValueError("give either a prompt (a template over columns) or a prompt_column, or several questions")
@@ -141,11 +149,12 @@ class Input(Section):
         fields = type(self).model_fields
         given = [name for name in fields if getattr(self, name) != fields[name].default]
         columns = [name for name in given if name.endswith(("_column", "_columns"))]
-        if self.kind != "parquet" and columns:
+        kind = KINDS[self.kind]
+        if columns and not kind.has_columns:
             raise ValueError(f"{columns[0]} names a column, and input.kind {self.kind} has none")
         asked = [name for name in ("prompt", "raw_prompt", "questions", "choices") if name in given]
-        if self.kind == "openai" and asked:
-            raise ValueError(f"{asked[0]}: OpenAI's requests say for themselves what is asked")
+        if asked and not kind.asks:
+            raise ValueError(f"{asked[0]}: records of input.kind {self.kind} say for themselves what is asked")
         return self
 
     @property

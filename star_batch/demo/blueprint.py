@@ -21,7 +21,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from star_batch.demo.scenes import CELLS, COLOURS, GRID, IMAGE_SIZE, NUM_PATCHES, NUMBERS, PATCH_SIZE, SHAPES
+from star_batch.demo.questions import NUMBERS
+from star_batch.demo.scenes import CELLS, COLOURS, GRID, IMAGE_SIZE, NUM_PATCHES, PATCH_SIZE, SHAPES
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, UNK, IMAGE = range(len(SPECIALS))

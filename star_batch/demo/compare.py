@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from star_batch.demo.scenes import make_rows
+from star_batch.demo.rows import make_rows
 from star_batch.metrics import EngineStats
 from star_batch.options import Decoding, Dtype
 from star_batch.pruning import Pruning

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from star_batch.demo.scenes import make_rows
+from star_batch.demo.rows import make_rows
 
 SCHEMA = pa.schema(
     [

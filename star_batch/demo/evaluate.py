@@ -18,15 +18,8 @@ from transformers import LlavaForConditionalGeneration
 
 from star_batch.demo.network import Drop, Sight, answer_logits, look
 from star_batch.demo.packing import object_mask, pack, right_pairs
-from star_batch.demo.scenes import (
-    KINDS,
-    NUM_PATCHES,
-    Question,
-    Scene,
-    choose_questions,
-    make_scene,
-    scene_seed,
-)
+from star_batch.demo.questions import KINDS, Question, choose_questions
+from star_batch.demo.scenes import NUM_PATCHES, Scene, make_scene, scene_seed
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 

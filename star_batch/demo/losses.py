@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from star_batch.demo.blueprint import vocabulary
 from star_batch.demo.packing import IGNORED, Packed
-from star_batch.demo.scenes import CELLS, COLOURS, NUMBERS, SHAPES, Scene
+from star_batch.demo.questions import NUMBERS
+from star_batch.demo.scenes import CELLS, COLOURS, SHAPES, Scene
 
 CELL_WORDS = tuple(dict.fromkeys(" ".join(CELLS).split()))
 

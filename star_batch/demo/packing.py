@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from star_batch.demo.blueprint import EOS, PAD, PIXEL_MEAN, PIXEL_STD, build_tokenizer
-from star_batch.demo.scenes import NUM_PATCHES, Question, Scene, render, thing_patches
+from star_batch.demo.drawing import render
+from star_batch.demo.questions import Question
+from star_batch.demo.scenes import NUM_PATCHES, Scene, thing_patches
 
 IGNORED = -100
 

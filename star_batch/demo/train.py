@@ -28,7 +28,8 @@ from star_batch.demo.losses import (
 )
 from star_batch.demo.network import Drop, Sight, answer_logits, look
 from star_batch.demo.packing import Packed, object_mask, pack, right_pairs, to_pixels
-from star_batch.demo.scenes import MIX, Kind, Scene, choose_questions, make_scene, scene_seed
+from star_batch.demo.questions import MIX, Kind, choose_questions
+from star_batch.demo.scenes import Scene, make_scene, scene_seed
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 

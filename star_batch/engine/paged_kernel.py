@@ -92,10 +92,7 @@ def _attend(
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     splits = tl.num_programs(2)
     place = (row * tl.num_programs(1) + head).to(tl.int64)
-    length = tl.load(lengths + row)
-    share = (length + splits - 1) // splits
-    first = split * share
-    last = tl.minimum(first + share, length)
+    first, last = _share(tl.load(lengths + row), split, splits)
 
     dims = tl.arange(0, WIDTH_PADDED)
     rows = tl.arange(0, SHARED_PADDED)
@@ -114,18 +111,32 @@ def _attend(
         places = page * page_stride + head * head_stride + (tokens % PAGE) * slot_stride
         offsets = places[:, None] + dims[None, :]
         is_read = is_held[:, None] & is_dim[None, :]
-        k = tl.load(keys + offsets, mask=is_read, other=0.0)
-        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
-        logits = tl.where(is_held[None, :], logits, float("-inf"))
-        new_best = tl.maximum(best, tl.max(logits, axis=1))
-        weights = tl.exp(logits - new_best[:, None])
-        rescale = tl.exp(best - new_best)
-        v = tl.load(values + offsets, mask=is_read, other=0.0)
-        result = result * rescale[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        total = total * rescale + tl.sum(weights, axis=1)
-        best = new_best
+        so_far = best, total, result
+        best, total, result = _add_keys(q, keys, values, offsets, is_held, is_read, scaling, so_far)
 
     # A split without keys has a total of 0 and weighs nothing when the splits are joined.
     target = place * splits + split
     tl.store(out + target * SHARED * WIDTH + within, result / tl.maximum(total, 1e-38)[:, None], mask=is_used)
     tl.store(log_sums + target * SHARED + rows, best + tl.log(total), mask=rows < SHARED)
+
+
+@triton.jit
+def _share(length, split, splits):
+    """The first token of a split, and the one after its last."""
+    share = (length + splits - 1) // splits
+    return split * share, tl.minimum(split * share + share, length)
+
+
+@triton.jit
+def _add_keys(q, keys, values, offsets, is_held, is_read, scaling, so_far):
+    """What a block of keys adds to the softmax so far: its highest logit, its sum below that, its weighted values."""
+    best, total, result = so_far
+    k = tl.load(keys + offsets, mask=is_read, other=0.0)
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+    logits = tl.where(is_held[None, :], logits, float("-inf"))
+    new_best = tl.maximum(best, tl.max(logits, axis=1))
+    weights = tl.exp(logits - new_best[:, None])
+    rescale = tl.exp(best - new_best)
+    v = tl.load(values + offsets, mask=is_read, other=0.0)
+    result = result * rescale[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return new_best, total * rescale + tl.sum(weights, axis=1), result

@@ -12,6 +12,7 @@ from star_batch.bench.rates import Rates
 from star_batch.bench.roofline import Cost, seconds_per_image
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig
+from star_batch.config.kinds import KINDS
 from star_batch.engine.kv_cache import free_memory
 from star_batch.errors import ConfigError, InputError, RecordError
 from star_batch.forecast.gpus import Gpu, gpu_named
@@ -202,7 +203,7 @@ def _reckoned(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
 def _check_answer_tokens(config: JobConfig, wishes: Wishes) -> None:
     """Unless rows say for themselves how long their answers may be."""
     asked, longest = config.input, config.decoding.max_new_tokens
-    is_known = asked.kind != "openai" and asked.max_new_tokens_column is None and asked.decoding_column is None
+    is_known = KINDS[asked.kind].asks and asked.max_new_tokens_column is None and asked.decoding_column is None
     if is_known and wishes.answer_tokens is not None and wishes.answer_tokens > longest:
         raise ConfigError(f"answer_tokens={wishes.answer_tokens}: the job's max_new_tokens allows {longest} at most")
 

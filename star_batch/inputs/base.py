@@ -1,7 +1,7 @@
 """The protocol of an input format, and which formats there are. Knows none of them but by name.
 
-A new format is one file here that says what is there and reads it in pieces, and one line in `FORMATS`. Somebody's own
-package registers its format with `register_format`, from a `star_batch.plugins` entry point.
+A new format is one file that says what is there and reads it in pieces, and one line: in `star_batch.config.kinds` for
+one of ours, or `register_format(...)` in a plugin (`star_batch.plugins`) for one of yours.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from star_batch.commit.markers import Commit
 from star_batch.config import Input, JobConfig
+from star_batch.config.kinds import KINDS, Kind
 from star_batch.errors import ConfigError
 from star_batch.inputs.rows import InputPlan
 from star_batch.storage.location import Location
@@ -46,18 +47,28 @@ class Format(ABC):
         return  # most have none
 
 
-FORMATS: dict[str, str] = {
-    "parquet": "star_batch.inputs.parquet:Parquet",
-    "images": "star_batch.inputs.images:Images",
-    "openai": "star_batch.inputs.openai:OpenAI",
-}
-"""`input.kind`, and the class that is imported when it is asked for."""
+def register_format(name: str, format: type[Format], *, has_columns: bool = False, asks: bool = True) -> None:
+    """Makes a format known as `input.kind`.
+
+    Args:
+        name: what a user writes.
+        format: its class, which is made without arguments.
+        has_columns: options may name columns.
+        asks: the job says what is asked; otherwise the records do.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    KINDS.register(name, Kind(format=format, has_columns=has_columns, asks=asks))
 
 
 def format_of(config: Input) -> Format:
     """The format of an input."""
-    module, _, name = FORMATS[config.kind].partition(":")
-    format: Format = getattr(importlib.import_module(module), name)()
+    given = KINDS[config.kind].format
+    if isinstance(given, str):
+        module, _, name = given.partition(":")
+        given = getattr(importlib.import_module(module), name)
+    format: Format = given()
     return format
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from star_batch.bench import rates
-from star_batch.bench.flags import BenchOptions
+from star_batch.bench.comparison import Comparison
 from star_batch.bench.measure import compare
 from star_batch.bench.results import Results
 from star_batch.bench.subject import Subject, make_subject
 
-OPTIONS = BenchOptions(
+OPTIONS = Comparison(
     shape="tiny",
     keeps=(8, 0.5),
     answer_tokens=(2, 5),

@@ -1,5 +1,7 @@
 """The command as it is typed, with and without the rest of the house."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from typer.testing import CliRunner
 
 from star_batch import cli
 
-TINY = ["bench", "--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--requests", "3", "--rounds", "1"]
+COMPARE = ["bench", "compare"]
+TINY = [*COMPARE, "--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--requests", "3", "--rounds", "1"]
 
 WITHOUT_RAY = """
 import sys
@@ -22,7 +25,7 @@ PathFinder.find_spec = classmethod(
 )
 import star_batch.bench.measure, star_batch.bench.mix, star_batch.bench.picture, star_batch.bench.table
 from star_batch.bench.__main__ import main
-sys.argv = ["bench", "--shape", "huge"]
+sys.argv = ["bench", "compare", "--shape", "huge"]
 try:
     main()
 finally:
@@ -35,7 +38,7 @@ def invoke(*arguments: str | Path) -> Any:
 
 
 def test_mixed_shapes_are_answered_under_every_policy() -> None:
-    result = invoke("bench", "--native", "--requests", "12", "--max-rows", "4")
+    result = invoke("bench", "native", "--requests", "12", "--max-rows", "4")
     assert result.exit_code == 0, result.output
     for words in ("like lengths, slots refilled", "arrival order", "static batches of sorted rows", "rows/s"):
         assert words in result.stdout
@@ -60,7 +63,7 @@ def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
 
 
 def test_a_mix_needs_no_model() -> None:
-    result = invoke("bench", "--mix", "--requests", "200", "--max-rows", "16")
+    result = invoke("bench", "mix", "--requests", "200", "--max-rows", "16")
     assert result.exit_code == 0, result.output
     assert "like lengths, slots refilled" in result.stdout
 
@@ -68,13 +71,13 @@ def test_a_mix_needs_no_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench"], "give either a model"),
-        (["bench", "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
+        (COMPARE, "give either a model"),
+        ([*COMPARE, "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
         ([*TINY, "--methods", "best"], "method 'best' is not known"),
         ([*TINY, "--keep", "few"], "--keep 'few': give values with commas"),
         ([*TINY, "--keep", "65"], "keep=65: an image has 64 visual tokens here"),
         ([*TINY, "--prompt-words", "many"], "--prompt-words 'many'"),
-        (["bench", "--scale", "--seconds", "1"], "some engines might get no rows"),
+        (["bench", "scale", "--seconds", "1"], "some engines might get no rows"),
     ],
 )
 def test_mistakes_are_said_in_plain_words(arguments: list[str], message: str) -> None:
@@ -83,9 +86,53 @@ def test_mistakes_are_said_in_plain_words(arguments: list[str], message: str) ->
     assert message in result.stderr
 
 
-def test_help_fits_80_columns() -> None:
-    text = invoke("bench", "--help").stdout
+@pytest.mark.parametrize("mode", [[], ["compare"], ["mix"], ["native"], ["scale"]])
+def test_help_fits_80_columns(mode: list[str]) -> None:
+    text = invoke("bench", *mode, "--help").stdout
     assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.replace("COMMAND [ARGS]...", "")
+    assert "Exit codes:" in text
+
+
+def test_bench_alone_shows_what_can_be_measured() -> None:
+    shown = invoke("bench").output
+    assert all(f"\n  {mode} " in shown for mode in ("compare", "mix", "native", "scale"))
+
+
+@pytest.mark.parametrize("mode", ["compare", "mix", "native", "scale"])
+def test_every_mode_can_say_more_and_less(mode: str) -> None:
+    text = invoke("bench", mode, "--help").stdout
+    assert re.search(r"-v, --verbose +Say more", text)
+    assert re.search(r"-q, --quiet +Print ", text)
+
+
+@pytest.mark.parametrize("mode", ["mix", "native", "scale"])
+def test_a_mode_has_its_own_options_only(mode: str) -> None:
+    result = invoke("bench", mode, "--methods", "star")
+    assert result.exit_code == 2
+    assert "No such option: --methods" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--mix"], "bench mix"),
+        (["--requests", "9", "--native", "-q"], "bench native --requests 9 -q"),
+        (["--scale", "--actors", "1,4"], "bench scale --actors 1,4"),
+        (["--model", "demo", "--output", "my results"], "bench compare --model demo --output 'my results'"),
+    ],
+)
+def test_a_mode_typed_as_a_switch_is_told_how_it_is_typed(typed: list[str], said: str) -> None:
+    result = invoke("bench", *typed)
+    assert result.exit_code == 2
+    assert f"Error: say first what to measure: star-batch {said}\n" in result.stderr
+
+
+def test_a_mode_typed_as_a_switch_is_told_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAR_BATCH_LOG_FORMAT", "json")
+    result = invoke("bench", "--mix")
+    assert result.exit_code == 2
+    assert "star-batch bench mix" in json.loads(result.stderr)["message"]
 
 
 def test_it_needs_neither_ray_nor_a_jobs_configuration() -> None:

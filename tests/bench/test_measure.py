@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from star_batch.bench import measure
+from star_batch.bench.comparison import Comparison
 from star_batch.bench.contenders import Answering, Generate, Pass
-from star_batch.bench.flags import BenchOptions
 from star_batch.bench.measure import compare, with_ratios
 from star_batch.bench.picture import draw
 from star_batch.bench.results import STAGES, Results, Row, surroundings, write_results
@@ -118,7 +118,7 @@ def test_turns_go_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scenes_with_answers_give_accuracy() -> None:
-    options = BenchOptions(
+    options = Comparison(
         model="demo",
         methods=("random",),
         keeps=(18,),
@@ -223,8 +223,9 @@ def test_accuracy_is_drawn_beside_speed(results: Results, tmp_path: Path) -> Non
 
 
 def test_no_folder_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["x", "bench", "--model", "/home/me/secret/llava", "--output", "./out", "--mix"])
-    assert surroundings()["command"] == "star-batch bench --model llava --output out --mix"
+    typed = ["bench", "compare", "--model", "/home/me/secret/llava", "--output", "./out", "--wide"]
+    monkeypatch.setattr("sys.argv", ["x", *typed])
+    assert surroundings()["command"] == "star-batch bench compare --model llava --output out --wide"
 
 
 def test_tables_fit_100_columns(results: Results) -> None:

@@ -1,7 +1,6 @@
 """The real pipeline with engines that sleep; what it says of their pace, and of what is in the way."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 
 from star_batch.bench import scale
 from star_batch.bench.results import Point
-from star_batch.bench.scale import ScaleOptions, SleepingEngine, Turn, measure_scale, pace, verdict, write_scale
+from star_batch.bench.scale import ScaleOptions, measure_scale, pace, verdict, write_scale
+from star_batch.bench.sleeping import Turn
 from star_batch.errors import ConfigError, StarBatchError
 from star_batch.images import decode
-from star_batch.records import Record
 
 POINT = Point(
     actors=1,
@@ -28,16 +27,6 @@ POINT = Point(
     driver_bytes=500 << 20,
     driver_growth_bytes=0,
 )
-
-
-def test_a_sleeping_engine_takes_as_long_as_it_should(tmp_path: Path) -> None:
-    engine = SleepingEngine(rate=200.0, file=tmp_path / "turns")
-    start = time.monotonic()
-    futures = [engine.submit([Record(f"{w}-{n}", None, None) for n in range(4)]) for w in range(3)]
-    assert [a.id for f in futures for a in f.result(timeout=10)] == [f"{w}-{n}" for w in range(3) for n in range(4)]
-    assert time.monotonic() - start >= 12 / 200
-    assert engine.stats().rows_answered == 12
-    assert len((tmp_path / "turns").read_text().splitlines()) == 3
 
 
 def test_the_pace_is_taken_while_all_are_at_work() -> None:

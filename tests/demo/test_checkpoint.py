@@ -9,18 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, LlavaForConditionalGeneration, LlavaProcessor
 
+from star_batch.demo.drawing import render
 from star_batch.demo.evaluate import CHECKPOINT
-from star_batch.demo.scenes import (
-    KINDS,
-    NUM_PATCHES,
-    Question,
-    Scene,
-    choose_questions,
-    make_scene,
-    object_patches,
-    render,
-    scene_seed,
-)
+from star_batch.demo.questions import KINDS, Question, choose_questions
+from star_batch.demo.scenes import NUM_PATCHES, Scene, make_scene, object_patches, scene_seed
 
 NUM_QUESTIONS = 240
 BATCH = 60

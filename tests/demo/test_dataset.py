@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_batch.demo.dataset import SCHEMA, write_parquet
-from star_batch.demo.scenes import make_rows
+from star_batch.demo.rows import make_rows
 
 
 def test_files_hold_all_rows_in_order(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from star_batch.demo.blueprint import build_model, build_processor
+from star_batch.demo.drawing import render
 from star_batch.demo.dropping import BUDGETS, NUM_SAFE, draw_drop, draw_keep
 from star_batch.demo.losses import answer_loss, attention_loss, cell_word_table, patch_labels
 from star_batch.demo.network import Drop, answer_logits, look
 from star_batch.demo.packing import IGNORED, object_mask, pack, right_pairs, to_pixels
-from star_batch.demo.scenes import COLOURS, Question, choose_questions, make_scene, object_patches, render
+from star_batch.demo.questions import Question, choose_questions
+from star_batch.demo.scenes import COLOURS, make_scene, object_patches
 
 SCENES = [make_scene(seed) for seed in range(4)]
 ASKED = [choose_questions(scene, random.Random(scene.seed), 5) for scene in SCENES]

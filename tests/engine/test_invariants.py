@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from star_batch import Answer, Engine, EngineOptions, Pruning, Record
-from star_batch.demo.scenes import make_rows
+from star_batch.demo.rows import make_rows
 from star_batch.engine import decode, pagewise, runner
 from star_batch.images import decode as decode_image
 from tests.engine.reference import generate

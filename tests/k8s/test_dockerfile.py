@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from dockerfile_parse import DockerfileParser
 
+from tests.k8s.built import one, ray_groups
 from tests.k8s.kuberay import ROOT
-from tests.k8s.test_manifests import one, ray_groups
 
 FILE = ROOT / "k8s" / "Dockerfile"
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.k8s import kustomize
+from tests.k8s.built import FOLDERS, K8S, built
 from tests.k8s.pods import Manifest
-from tests.k8s.test_manifests import FOLDERS, K8S, built
 
 
 def by_name(manifests: list[Manifest]) -> dict[str, Manifest]:

@@ -20,9 +20,9 @@ from cryptography.x509.oid import NameOID
 
 from k8s.base import launch
 from tests.k8s.api_server import NO_FAULT, PATH, ApiServer, Reply, serving, status
+from tests.k8s.built import launcher_options, one
 from tests.k8s.kuberay import rule_errors, schema_errors
 from tests.k8s.pods import Manifest
-from tests.k8s.test_manifests import launcher_options, one
 
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 MINUTES = int(NOW.timestamp()) // 60

@@ -12,7 +12,7 @@ from star_batch.cli import app
 from star_batch.config import load_config
 from star_batch.demo.dataset import SCHEMA
 from tests.k8s import kustomize
-from tests.k8s.test_manifests import FOLDERS, K8S, built, one
+from tests.k8s.built import FOLDERS, K8S, built, one
 
 PAGE = (K8S / "README.md").read_text(encoding="utf-8")
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))

@@ -1,4 +1,4 @@
-"""What is measured, as plain data that is refused at birth if it cannot be. Knows no model."""
+"""What is compared, as plain data that is refused at birth if it cannot be. Knows no model."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from star_batch.pruning import METHODS, Pruning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
+class Comparison:
     """One comparison. Either `model` (a checkpoint) or `shape` (a name, random weights).
 
     `methods` are measured at each of `keeps` (None: a ninth and a third of the image's tokens), beside
