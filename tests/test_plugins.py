@@ -1,4 +1,5 @@
-"""A method and a model family of somebody's own package, by one registration each, in every process that needs them."""
+"""A method, a model family, an input format and a job of somebody's own package, by one registration each, in every
+process that needs them."""
 
 import json
 import os
@@ -11,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from star_batch.demo.dataset import write_parquet
 from star_batch.errors import ConfigError
 from star_batch.models import FAMILIES, register_family
 from star_batch.models.llava import Llava
 from star_batch.models.llava_next import LlavaNext
 from star_batch.plugins import Registry
 from star_batch.pruning import METHODS, Pruning, StarPruning, register_method
+from tests.pipeline.samples import png
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -44,10 +45,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sites(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That one, and another in which the family is installed."""
+    """That one, and another in which the family and the format are installed."""
     folder = tmp_path_factory.mktemp("other_site")
-    shutil.copy(PLUGIN / "corner_llava.py", folder / "corner_llava.py")
-    install(folder, "corner-llava", {"llava": "corner_llava:register"})
+    for name in ("corner_llava", "lines"):
+        shutil.copy(PLUGIN / f"{name}.py", folder)
+    install(folder, "corner-llava", {"llava": "corner_llava:register", "lines": "lines"})
     return Path(f"{site}{os.pathsep}{folder}")
 
 
@@ -97,20 +99,34 @@ def test_the_engine_takes_a_method_and_a_family_of_a_plugin(sites: Path, checkpo
 
 
 @pytest.mark.ray
-def test_a_job_takes_a_method_and_a_family_of_a_plugin(sites: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """Workers of the cluster load the plugin for themselves."""
-    write_parquet(tmp_path / "rows", 6, seed=1, num_bad=0)
+def test_a_job_takes_a_method_a_family_and_a_format_of_plugins(sites: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The job is somebody's own script, and workers of the cluster load the plugins for themselves."""
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    lines = [json.dumps({"image": f"{number}.png", "word": f"w{number}"}) for number in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, json.dumps({"image": "gone.png", "word": "w1"})]))
     job = tmp_path / "job.yaml"
     pruning = {"method": "corners", "keep": 4, "ends": 0.25}
-    job.write_text(yaml.safe_dump({"input": {"id_column": "id"}, "pruning": pruning}))
-    places = ["--input", tmp_path / "rows", "--output", tmp_path / "out", "--model", checkpoint]
-    asked = ["--prompt", "w1 w2 w3", "--max-new-tokens", 4]
-    done = star_batch(sites, "run", job, *places, *asked, "--quiet")
+    job.write_text(yaml.safe_dump({"input": {"kind": "lines"}, "pruning": pruning}))
+    places = ["--input", tmp_path / "rows.jsonl", "--output", tmp_path / "out", "--model", checkpoint]
+    asked = ["--prompt", "w1 {word}", "--max-new-tokens", 4]
+    done = python(sites, PLUGIN / "polite.py", job, *places, *asked, "--quiet")
     assert done.returncode == 0, done.stderr
-    answers = pq.read_table(tmp_path / "out" / "answers")
-    assert answers["num_kept"].to_pylist() == [[4]] * 6
+    answers = pq.read_table(tmp_path / "out" / "answers").sort_by("id").to_pylist()
+    assert [row["id"] for row in answers] == [f"rows.jsonl:{number}" for number in range(7)]
+    assert [row["num_kept"] for row in answers[:6]] == [[4]] * 6
+    assert answers[6]["error_type"] == "image_fetch_failed"
     about = json.loads((tmp_path / "out" / "_run.json").read_text())
     assert about["fingerprint"]["parts"]["pruning.ends"] == 0.25
+    assert about["config"]["input"]["prompt"] == "w7 {word}"
+    assert star_batch(sites, "verify", tmp_path / "out", "--quiet").returncode == 0
+
+
+def test_a_format_that_nobody_has_is_named_with_those_there_are(sites: Path, tmp_path: Path) -> None:
+    job = {"--input": tmp_path, "--output": tmp_path / "out", "--model": "demo", "--prompt": "?", "--kind": "liness"}
+    done = star_batch(sites, "run", *(word for pair in job.items() for word in pair))
+    assert done.returncode == 2
+    assert "'liness' is not known; choose one of parquet, images, openai, lines" in done.stderr
 
 
 PARSE = """

@@ -133,7 +133,6 @@ def known_options(words: list[str]) -> tuple[str, set[str]]:
     return " ".join(path), {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
 
 
-@pytest.mark.xfail(reason="`run --set` and the subcommands of `bench` are written about already", strict=True)
 def test_every_option_that_is_typed_is_one() -> None:
     for page in PAGES:
         for words in commands(page):
@@ -144,7 +143,6 @@ def test_every_option_that_is_typed_is_one() -> None:
             assert given <= options | {"--help"}, f"{name(page)}: {words}"
 
 
-@pytest.mark.xfail(reason="`from star_batch import run` is written about already", strict=True)
 def test_every_name_that_is_imported_is_there() -> None:
     for page in PAGES:
         for block in blocks(page, "python"):

@@ -1,6 +1,6 @@
 """One run at a time per output. Whoever holds the lease renews it; a run that died is succeeded.
 
-That answers are never lost or doubled does not hang on this: `epochs` sees to it whatever clocks say and
+That answers are never lost or doubled does not hang on this: `snapshots` sees to it whatever clocks say and
 whoever sleeps. The lease keeps two runs from doing the same work, and says who is there.
 
 A lease is free when it was given back, when its process is known to be dead, when it ran out long ago by the
