@@ -10,7 +10,7 @@ from star_batch.errors import ModelError
 from star_batch.models.adapter import Adapter
 from star_batch.models.base import Family, ImageFeatures, ImageLayout, Rotary, VisionLanguageModel
 from star_batch.models.checkpoint import Checkpoint, choose_device, choose_dtype, opening
-from star_batch.models.generation import Generation, generation_of
+from star_batch.models.generation import GenerationSettings, generation_of
 from star_batch.models.llava import Llava
 from star_batch.models.llava_next import LlavaNext
 from star_batch.models.preprocessor import Preprocessor
@@ -58,7 +58,7 @@ def family_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> Family:
     return family
 
 
-def check(checkpoint: Checkpoint) -> Generation:
+def check(checkpoint: Checkpoint) -> GenerationSettings:
     """Everything that can be told without reading weights; a minute of loading, and Ray, need not start in vain.
 
     Raises:
@@ -84,7 +84,7 @@ __all__ = [
     "Adapter",
     "Checkpoint",
     "Family",
-    "Generation",
+    "GenerationSettings",
     "ImageFeatures",
     "ImageLayout",
     "Preprocessor",

@@ -33,7 +33,7 @@ _LONGEST_VALUE = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class GenerationSettings:
     """`stop_ids` may be empty; `repetition_penalty` is 1.0 where there is none.
 
     `not_applied`: settings that change the library's greedy answers and not the engine's, as they may be shown.
@@ -44,7 +44,7 @@ class Generation:
     not_applied: Mapping[str, str] = field(default_factory=dict)
 
 
-def generation_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> Generation:
+def generation_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> GenerationSettings:
     """What `generate` of the library would go by.
 
     Raises:
@@ -53,7 +53,7 @@ def generation_of(checkpoint: Checkpoint, config: PreTrainedConfig) -> Generatio
     with opening(checkpoint, "its generation settings cannot be read"):
         settings = _settings(checkpoint)
         penalty = settings.repetition_penalty
-        return Generation(
+        return GenerationSettings(
             stop_ids=_stop_ids(settings, config),
             repetition_penalty=1.0 if penalty is None else _checked(checkpoint, penalty),
             not_applied=dict(_not_applied(settings)),

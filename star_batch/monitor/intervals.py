@@ -14,7 +14,7 @@ MAX_INTERVALS = 511
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class EngineReport:
     """What one actor has done since it started; `time` is its clock, in seconds since 1970."""
 
     actor: str
@@ -88,12 +88,12 @@ class Monitor:
     """Adds reports up. It may be lost at any time: then the counts are, too, and nothing else."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Report] = {}
+        self._latest: dict[str, EngineReport] = {}
         self._heard: dict[str, float] = {}
         self._intervals: dict[str, list[Interval]] = {}
         self._shortest: dict[str, float] = {}
 
-    def report(self, report: Report) -> None:
+    def report(self, report: EngineReport) -> None:
         before = self._latest.get(report.actor)
         if before is not None:
             self._add(

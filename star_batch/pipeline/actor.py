@@ -29,13 +29,13 @@ from star_batch.config import JobConfig
 from star_batch.errors import ClusterError, Quarantined, StarBatchError
 from star_batch.inputs.prepared import kept_fields, to_records
 from star_batch.metrics import EngineStats
-from star_batch.monitor.intervals import Report
+from star_batch.monitor.intervals import EngineReport
 from star_batch.pipeline.attempts import Process, Rows
 from star_batch.pipeline.backend import Backend, RecordEngine
 from star_batch.pipeline.failure_limit import failures
 from star_batch.pipeline.quarantine import Quarantine, is_device_failure
 from star_batch.pipeline.ray_metrics import RayMetrics
-from star_batch.pipeline.sink import AnswersSink, Pace
+from star_batch.pipeline.sink import AnswersSink, CommitPace
 from star_batch.pipeline.watchdog import Watchdog
 from star_batch.records import ANSWER_SCHEMA, Answer, Record, to_table
 from star_batch.report.samples import Sampler
@@ -198,7 +198,7 @@ class EngineActor:
     def _report(self) -> Any:
         """Send and forget; returns what can be waited for."""
         with self._reporting:  # one after the other, or they might arrive in another order
-            report = Report(
+            report = EngineReport(
                 actor=self._name,
                 time=time.time(),
                 stats=self._engine.stats() + self._failed_before,
@@ -210,9 +210,9 @@ class EngineActor:
             return self._settings.monitor.report.remote(report)
 
 
-def _share_of_a_file(config: JobConfig) -> Pace:
+def _share_of_a_file(config: JobConfig) -> CommitPace:
     rows = config.output.rows_per_file / config.cluster.actor_range[0]
-    return Pace(rows=rows, seconds=config.output.seconds_per_file, last=time.monotonic())
+    return CommitPace(rows=rows, seconds=config.output.seconds_per_file, last=time.monotonic())
 
 
 async def _delivered(sent: Any) -> None:

@@ -31,7 +31,7 @@ class AnswersSink(Datasink[None]):  # type: ignore[misc]  # Ray is not typed
 
 
 @dataclass(slots=True, kw_only=True)
-class Pace:
+class CommitPace:
     """Whether answers should wait for others to share a file with: not at a pace at which `rows` take over `seconds`.
 
     So what waits at any moment is less than a file, and was made in less than `seconds`. Times are a clock's.

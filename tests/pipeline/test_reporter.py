@@ -3,12 +3,12 @@ from collections import Counter
 import pytest
 
 from star_batch.metrics import EngineStats, Readings
-from star_batch.monitor.intervals import MAX_INTERVALS, THROUGHPUT_SCHEMA, Monitor, Report, Totals
+from star_batch.monitor.intervals import MAX_INTERVALS, THROUGHPUT_SCHEMA, EngineReport, Monitor, Totals
 
 
-def report(actor: str, time: float, answered: int, failed: int = 0) -> Report:
+def report(actor: str, time: float, answered: int, failed: int = 0) -> EngineReport:
     stats = EngineStats(rows_answered=answered, rows_failed=failed, vision_seconds=time)
-    return Report(actor=actor, time=time, stats=stats, fetch_seconds=time / 2)
+    return EngineReport(actor=actor, time=time, stats=stats, fetch_seconds=time / 2)
 
 
 def test_intervals_are_differences_and_totals_are_sums() -> None:
@@ -55,7 +55,9 @@ def test_a_snapshot_adds_engines_up_and_one_that_is_silent_holds_nothing(monkeyp
         readings = Readings(rows_waiting=4, idle_seconds=1.0)
         stats = EngineStats(rows_answered=10, rows_failed=1)
         errors = Counter(image_missing=1)
-        monitor.report(Report(actor=actor, time=0.0, stats=stats, fetch_seconds=0.0, readings=readings, errors=errors))
+        monitor.report(
+            EngineReport(actor=actor, time=0.0, stats=stats, fetch_seconds=0.0, readings=readings, errors=errors)
+        )
     assert (monitor.snapshot().engines, monitor.snapshot().readings.rows_waiting) == (2, 8)
     now[0] = 120.0
     seen = monitor.snapshot()

@@ -11,7 +11,7 @@ from star_batch.commit.fingerprint import Fingerprint
 from star_batch.commit.snapshots import Epoch, Snapshot, next_epoch, open_epoch, read_snapshot
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import LeaseLost, OutputError
-from star_batch.pipeline.sink import AnswersSink, Pace
+from star_batch.pipeline.sink import AnswersSink, CommitPace
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 from star_batch.storage.location import Location
 
@@ -173,7 +173,7 @@ def test_what_waits_is_less_than_a_file_and_was_quickly_made(
     arrivals: list[tuple[float, int]], rows: int, seconds: float
 ) -> None:
     """However slow and fast take turns."""
-    pace, now, waiting, work = Pace(rows=rows, seconds=seconds, last=0.0), 0.0, 0, 0.0
+    pace, now, waiting, work = CommitPace(rows=rows, seconds=seconds, last=0.0), 0.0, 0, 0.0
     for passed, answered in arrivals:
         now += passed
         if not pace.is_slow(answered, now):
@@ -184,5 +184,5 @@ def test_what_waits_is_less_than_a_file_and_was_quickly_made(
 
 
 def test_a_slow_model_does_not_wait_for_a_full_file_and_a_fast_one_does() -> None:
-    pace = Pace(rows=512, seconds=60.0, last=100.0)
+    pace = CommitPace(rows=512, seconds=60.0, last=100.0)
     assert [pace.is_slow(64, now) for now in (102.0, 109.0, 129.0, 136.0, 3600.0)] == [False, False, True, False, True]
