@@ -10,8 +10,8 @@ from star_batch.commit.unit import commit_rows
 from star_batch.config import Input
 from star_batch.records import Answer, to_table
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, opened
 from tests.pipeline.samples import complete, rows, write
-from tests.pipeline.test_sink import FINGERPRINT, opened
 
 
 def make_half_done(folder: Path) -> Epoch:

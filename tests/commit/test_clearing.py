@@ -12,9 +12,9 @@ from star_batch.commit.unit import commit_rows
 from star_batch.errors import OutputError
 from star_batch.openai.batch import stage
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.pipeline.samples import job
 from tests.pipeline.test_crashes import Bench
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 DRAFT = "0123456789abcdef" * 2
 OLD, NEW = "_requests/aaaaaaaaaaaaaaaa", "_requests/bbbbbbbbbbbbbbbb"

@@ -13,9 +13,9 @@ from star_batch.errors import LeaseLost, OutputError
 from star_batch.metrics import Summary
 from star_batch.report.numbers import read_summary
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.commit.test_history import totals
 from tests.pipeline.samples import complete
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 IDS = [f"row-{n:04d}" for n in range(4)]
 

@@ -12,7 +12,7 @@ from star_batch.commit.unit import commit_rows
 from star_batch.metrics import EngineStats
 from star_batch.monitor.intervals import THROUGHPUT_SCHEMA, Interval, Totals
 from star_batch.storage.location import Location
-from tests.pipeline.test_sink import answers, opened
+from tests.commit.samples import answers, opened
 
 
 def totals(answered: int = 3) -> Totals:

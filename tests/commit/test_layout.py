@@ -16,8 +16,8 @@ from star_batch.commit.unit import commit_rows
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.pipeline.provenance import provenance
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.pipeline.samples import job
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from star_batch.errors import ClusterError
 from star_batch.inputs.comparison import compare
 from star_batch.pipeline.job import run
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import job, rows, write
 from tests.pipeline.test_crashes import ROWS, UNIT, Bench
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 
 HARMS: dict[str, Callable[[Location], None]] = {
     "gone": Location.delete,

@@ -21,8 +21,8 @@ from star_batch.pipeline.sink import AnswersSink
 from star_batch.records import ANSWER_SCHEMA, Answer, to_table
 from star_batch.report.redraw import redraw
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, opened
 from tests.commit.test_finalise import finish
-from tests.pipeline.test_sink import FINGERPRINT, opened
 from tests.readers import READERS
 
 MAP = pa.map_(pa.string(), pa.float64())

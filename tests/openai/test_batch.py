@@ -24,9 +24,9 @@ from star_batch.openai.batch import stage, write_results
 from star_batch.openai.files import find_files
 from star_batch.records import Answer, to_table
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, opened
 from tests.conftest import BUCKET
 from tests.openai.test_request import DATA, part, request, user
-from tests.pipeline.test_sink import FINGERPRINT, opened
 
 
 def batch(source: Path | str, target: Path | str, **input: Any) -> JobConfig:

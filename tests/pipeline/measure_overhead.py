@@ -17,7 +17,7 @@ import ray.data
 from star_batch.pipeline.sink import AnswersSink
 from star_batch.records import ANSWER_SCHEMA
 from star_batch.storage.location import Location
-from tests.pipeline.test_sink import answers, opened
+from tests.commit.samples import answers, opened
 
 ROWS_PER_FILE = 512
 ROUNDS = 9

@@ -23,10 +23,10 @@ from star_batch.errors import LeaseHeld, LeaseLost
 from star_batch.inputs.comparison import compare
 from star_batch.storage.crashes import POINTS, VARIABLE, Point
 from star_batch.storage.location import Location
+from tests.commit.samples import answers
 from tests.pipeline import bare
 from tests.pipeline.samples import job, rows, write
 from tests.pipeline.test_s3 import options
-from tests.pipeline.test_sink import answers
 from tests.pipeline.unreliable import unreliable_s3
 
 pytestmark = pytest.mark.faults

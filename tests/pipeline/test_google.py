@@ -19,10 +19,10 @@ from star_batch.storage.compare_and_swap import compare_and_swap, read
 from star_batch.storage.location import Location, failing_as
 from star_batch.storage.probe import probe
 from star_batch.storage.trouble import explain, is_transient
+from tests.commit.samples import answers, opened
 from tests.pipeline.google import Google, Refused, google_storage
 from tests.pipeline.samples import input_config
 from tests.pipeline.test_crashes import KILLED, ROWS, UNIT, Bench, wait_for_commit
-from tests.pipeline.test_sink import answers, opened
 
 auth: Any = importlib.import_module("google.auth.exceptions")
 gcsfs: Any = importlib.import_module("gcsfs.retry")

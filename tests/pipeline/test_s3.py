@@ -23,10 +23,10 @@ from star_batch.pipeline.job import run
 from star_batch.report.gallery import MAX_CARDS
 from star_batch.report.redraw import redraw
 from star_batch.storage.location import Location
+from tests.commit.samples import answers, opened
 from tests.conftest import BUCKET, S3_KEY, S3_SECRET
 from tests.pipeline.fakes import FAKE
 from tests.pipeline.samples import input_config, job, png, rows
-from tests.pipeline.test_sink import answers, opened
 from tests.pipeline.unreliable import unreliable_s3
 
 GIVEN_KEY = "GIVENKEYBBBBBBBBBBBB"

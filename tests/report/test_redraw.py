@@ -18,9 +18,9 @@ from star_batch.report import publish
 from star_batch.report.redraw import redraw
 from star_batch.report.samples import Sampler
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.commit.test_history import totals
 from tests.pipeline.samples import complete
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 from tests.report.test_samples import row
 
 IDS = [f"row-{n:04d}" for n in range(4)]

@@ -15,9 +15,9 @@ from star_batch.commit.layout import begin
 from star_batch.commit.unit import commit_rows
 from star_batch.report.samples import Sampler
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers, opened
 from tests.commit.test_history import totals
 from tests.pipeline.samples import png
-from tests.pipeline.test_sink import FINGERPRINT, answers, opened
 from tests.report.test_redraw import IDS
 from tests.report.test_samples import row
 from tests.storage.test_parquet import PICKLED, Runs, extension, nestings

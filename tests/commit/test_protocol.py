@@ -27,8 +27,8 @@ from star_batch.commit.snapshots import Epoch, ids_of, next_epoch, open_epoch, r
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import StarBatchError
 from star_batch.storage.location import Location
+from tests.commit.samples import FINGERPRINT, answers
 from tests.pipeline.samples import complete
-from tests.pipeline.test_sink import FINGERPRINT, answers
 
 IDS = [f"id-{n}" for n in range(6)]
 ALL = joined([digest_ids(IDS)])
