@@ -8,16 +8,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from star_batch.api import plan, run
     from star_batch.config import JobConfig, load_config
     from star_batch.engine import Engine
     from star_batch.options import Decoding, EngineOptions
-    from star_batch.pipeline.job import run
     from star_batch.pruning import Pruning
     from star_batch.records import Answer, Record
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "Decoding", "Engine", "EngineOptions", "JobConfig", "Pruning", "Record", "load_config", "run"]
+__all__ = [
+    "Answer",
+    "Decoding",
+    "Engine",
+    "EngineOptions",
+    "JobConfig",
+    "Pruning",
+    "Record",
+    "load_config",
+    "plan",
+    "run",
+]
 
 
 _ROOMS = {
@@ -29,7 +40,8 @@ _ROOMS = {
     "Pruning": "pruning",
     "Record": "records",
     "load_config": "config",
-    "run": "pipeline.job",
+    "plan": "api",
+    "run": "api",
 }
 
 

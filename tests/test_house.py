@@ -25,6 +25,8 @@ FLOORS = {
     "streams": 0,
     "plugins": 0,
     "logs": 1,
+    "notebook": 2,
+    "api": 7,
     "options": 1,
     "job_file": 1,
     "records": 1,

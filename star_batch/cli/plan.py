@@ -12,11 +12,11 @@ from star_batch.cli.run import job_of, run
 from star_batch.cli.screen import show_numbers
 from star_batch.config import JobConfig
 from star_batch.forecast.gpus import GPUS
-from star_batch.forecast.options import Wishes
+from star_batch.forecast.options import ForecastOptions
 
 logger = logging.getLogger(__name__)
 
-_USUAL = Wishes()
+_USUAL = ForecastOptions()
 _GPU_HELP = f"Reckon for one of {', '.join(GPUS)} instead of measuring here."
 _ANSWER_HELP = "A typical answer with --gpu (the longest that the job allows)."
 _EFFICIENCY_HELP = "Of the roofline that --gpu reaches, as a share."
@@ -58,7 +58,7 @@ def plan(
     Eight GPUs that are elsewhere:
       star-batch plan job.yaml --gpu a100-80gb --gpus 8 --price-per-gpu-hour 2.50
     """
-    wishes = Wishes(
+    options = ForecastOptions(
         sample_rows=sample,
         seconds=seconds,
         gpu=gpu,
@@ -67,16 +67,16 @@ def plan(
         efficiency=efficiency,
         answer_tokens=answer_tokens,
     )
-    _show(job_of(context), wishes)
+    _show(job_of(context), options)
 
 
-def _show(config: JobConfig, wishes: Wishes) -> None:
+def _show(config: JobConfig, options: ForecastOptions) -> None:
     looking = "looking at a sample of the rows"
-    with working(looking if wishes.gpu is not None else f"{looking}, and measuring"):
+    with working(looking if options.gpu is not None else f"{looking}, and measuring"):
         from star_batch.forecast.forecast import make_forecast
         from star_batch.forecast.format import lines
 
-        shown = list(lines(make_forecast(config, wishes)))
+        shown = list(lines(make_forecast(config, options)))
     if logs_json():
         logger.info("plan", extra={"plan": [" ".join(filter(None, line)) for line in shown]})
     else:

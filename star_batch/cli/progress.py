@@ -11,7 +11,7 @@ from rich.text import Text
 from star_batch.cli import screen
 from star_batch.cli.messages import is_live
 from star_batch.metrics import Progress as JobProgress
-from star_batch.wording import duration, line
+from star_batch.wording import line
 
 logger = logging.getLogger("star_batch")
 
@@ -35,7 +35,7 @@ def live_progress() -> Iterator[OnProgress]:
 
         def update(progress: JobProgress) -> None:
             total = progress.rows_total if progress.images_per_second else None
-            bar.update(task, total=total, completed=progress.rows_done, description=describe(progress))
+            bar.update(task, total=total, completed=progress.rows_done, description=progress.shown)
 
         yield update
 
@@ -61,23 +61,9 @@ class _Log:
         now, has_rows = monotonic(), progress.images_per_second > 0
         if self._last is None or (has_rows and now - self._last >= PLAIN_INTERVAL_SECONDS):
             self._last = now
-            logger.info("%s", describe(progress), extra=_numbers(progress))
+            logger.info("%s", progress.shown, extra=_numbers(progress))
 
 
 def _numbers(progress: JobProgress) -> dict[str, float | None]:
     names = ("rows_done", "rows_total", "failed", "images_per_second", "seconds_left")
     return {name: getattr(progress, name) for name in names}
-
-
-def describe(progress: JobProgress) -> str:
-    """`1,200 of 2,000 rows, 56.1 images/s, 3 failed, 14 s left`; before the first row, what it waits for."""
-    if not progress.images_per_second:
-        return "starting Ray and loading the model"
-    parts = [
-        f"{progress.rows_done:,} of {progress.rows_total:,} rows",
-        f"{progress.images_per_second:,.1f} images/s",
-        f"{progress.failed:,} failed",
-    ]
-    if progress.seconds_left is not None:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    return ", ".join(parts)

@@ -18,7 +18,7 @@ from star_batch.errors import ConfigError, InputError, RecordError
 from star_batch.forecast.gpus import Gpu, gpu_named
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters, row_bytes
 from star_batch.forecast.measure import measure
-from star_batch.forecast.options import Wishes
+from star_batch.forecast.options import ForecastOptions
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.inputs.base import plan_input
 from star_batch.inputs.rows import InputPlan
@@ -60,7 +60,7 @@ class Forecast:
     dtype: str
     pace: Pace
     num_engines: int
-    wishes: Wishes
+    options: ForecastOptions
     generation: Generation = field(default_factory=Generation)
     num_cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -85,7 +85,7 @@ class Forecast:
 
     @property
     def cost(self) -> float | None:
-        price = self.wishes.price_per_gpu_hour
+        price = self.options.price_per_gpu_hour
         return None if price is None else price * self.num_engines * self.seconds / 3600
 
 
@@ -127,7 +127,7 @@ class _Subject:
         )
 
 
-def make_forecast(config: JobConfig, wishes: Wishes) -> Forecast:
+def make_forecast(config: JobConfig, options: ForecastOptions) -> Forecast:
     """Look at the input, prepare a sample, and measure or reckon.
 
     Raises:
@@ -135,27 +135,27 @@ def make_forecast(config: JobConfig, wishes: Wishes) -> Forecast:
         InputError: the input cannot be read, or no sampled row can be answered.
         ModelError: the checkpoint cannot be loaded.
     """
-    _check_answer_tokens(config, wishes)
+    _check_answer_tokens(config, options)
     subject = _Subject.of(config)
-    if wishes.gpu is None and config.model.device == "cuda" and not torch.cuda.is_available():
+    if options.gpu is None and config.model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: there is no GPU here to measure; name the one to reckon with (--gpu)")
     plan = plan_input(config.input, _output(config))
-    sample = take_sample(config, plan, wishes.sample_rows)
+    sample = take_sample(config, plan, options.sample_rows)
     if not sample.records:
         raise InputError(f"none of {sample.num_rows} sampled rows can be answered: {_first(sample.examples)}")
-    if wishes.gpu is not None:
-        return _reckoned(subject, plan, sample, wishes, gpu_named(wishes.gpu))
-    return _measured(subject, plan, sample, wishes)
+    if options.gpu is not None:
+        return _reckoned(subject, plan, sample, options, gpu_named(options.gpu))
+    return _measured(subject, plan, sample, options)
 
 
 def _output(config: JobConfig) -> Location:
     return Location.of(config.output.path, config.output.storage_options)
 
 
-def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wishes) -> Forecast:
+def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, options: ForecastOptions) -> Forecast:
     device = choose_device(subject.config.model.device)
     dtype, room = subject.dtype(device), free_memory(device, subject.config.gpu_share)
-    done = measure(subject.config, sample.records, seconds=wishes.seconds)
+    done = measure(subject.config, sample.records, seconds=options.seconds)
     good = [answer for answer in done.answers if answer.error is None]
     refused = [answer for answer in done.answers if answer.error is not None]
     if not good:
@@ -166,7 +166,7 @@ def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
         subject,
         plan,
         sample,
-        wishes,
+        options,
         failed=Counter(answer.error_kind or "" for answer in refused),
         lengths=lengths,
         memory=subject.memory(lengths, dtype, room, is_cpu=is_cpu),
@@ -182,33 +182,35 @@ def _measured(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wis
     )
 
 
-def _reckoned(subject: _Subject, plan: InputPlan, sample: RowSample, wishes: Wishes, gpu: Gpu) -> Forecast:
+def _reckoned(subject: _Subject, plan: InputPlan, sample: RowSample, options: ForecastOptions, gpu: Gpu) -> Forecast:
     dtype = subject.dtype(torch.device("cuda"))
-    lengths, failed = _lengths_without_answers(subject, sample, wishes)
+    lengths, failed = _lengths_without_answers(subject, sample, options)
     weights = num_parameters(subject.cost) * dtype.itemsize
     memory = subject.memory(lengths, dtype, _KV_SHARE * (1e9 * gpu.memory_gb - weights), is_cpu=False)
     if not memory.rows_that_fit:
-        raise ConfigError(f"gpu {wishes.gpu}: {weights / 1e9:.1f} GB of weights leave no room for a row; take another")
+        raise ConfigError(f"gpu {options.gpu}: {weights / 1e9:.1f} GB of weights leave no room for a row; take another")
     job = lengths.job(
         rows=memory.rows, answer_tokens=lengths.answer.mean, itemsize=dtype.itemsize, kv_itemsize=dtype.itemsize
     )
     limit = 1 / seconds_per_image(subject.cost, job, _rates(gpu, dtype))
-    name = str(wishes.gpu).upper()
-    pace = Pace(images_per_second=wishes.efficiency * limit, how="roofline", device=name, is_cpu=False, limit=limit)
+    name = str(options.gpu).upper()
+    pace = Pace(images_per_second=options.efficiency * limit, how="roofline", device=name, is_cpu=False, limit=limit)
     return _forecast(
-        subject, plan, sample, wishes, failed=failed, lengths=lengths, memory=memory, dtype=dtype, pace=pace
+        subject, plan, sample, options, failed=failed, lengths=lengths, memory=memory, dtype=dtype, pace=pace
     )
 
 
-def _check_answer_tokens(config: JobConfig, wishes: Wishes) -> None:
+def _check_answer_tokens(config: JobConfig, options: ForecastOptions) -> None:
     """Unless rows say for themselves how long their answers may be."""
     asked, longest = config.input, config.decoding.max_new_tokens
     is_known = KINDS[asked.kind].asks and asked.max_new_tokens_column is None and asked.decoding_column is None
-    if is_known and wishes.answer_tokens is not None and wishes.answer_tokens > longest:
-        raise ConfigError(f"answer_tokens={wishes.answer_tokens}: the job's max_new_tokens allows {longest} at most")
+    if is_known and options.answer_tokens is not None and options.answer_tokens > longest:
+        raise ConfigError(f"answer_tokens={options.answer_tokens}: the job's max_new_tokens allows {longest} at most")
 
 
-def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishes) -> tuple[Lengths, Counter[str]]:
+def _lengths_without_answers(
+    subject: _Subject, sample: RowSample, options: ForecastOptions
+) -> tuple[Lengths, Counter[str]]:
     """From the tokenizer and the plan; rows whose prompt is refused are counted by type."""
     model = subject.config.model
     words = load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
@@ -222,7 +224,7 @@ def _lengths_without_answers(subject: _Subject, sample: RowSample, wishes: Wishe
     if not prompts:
         raise InputError(f"none of {sample.num_rows} sampled rows can be answered: {last}")
     longest = subject.config.decoding.max_new_tokens
-    typical = wishes.answer_tokens if wishes.answer_tokens is not None else longest
+    typical = options.answer_tokens if options.answer_tokens is not None else longest
     return Lengths(
         offered=subject.num_visual,
         kept=tuple(map(float, subject.plan.counts(subject.num_visual))),
@@ -237,7 +239,7 @@ def _forecast(
     subject: _Subject,
     plan: InputPlan,
     sample: RowSample,
-    wishes: Wishes,
+    options: ForecastOptions,
     *,
     failed: Counter[str],
     lengths: Lengths,
@@ -255,8 +257,8 @@ def _forecast(
         memory=memory,
         dtype=str(dtype).removeprefix("torch."),
         pace=pace,
-        num_engines=wishes.num_gpus or (1 if pace.is_cpu else subject.config.cluster.actor_range[1]),
-        wishes=wishes,
+        num_engines=options.num_gpus or (1 if pace.is_cpu else subject.config.cluster.actor_range[1]),
+        options=options,
         generation=generation(subject.config),
     )
 

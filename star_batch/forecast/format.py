@@ -82,7 +82,7 @@ def _pace(forecast: Forecast) -> Iterator[Line]:
     if pace.how == "measured":
         note = f"measured here for {duration(pace.seconds)}: {pace.device}"
     else:
-        share, limit = percent(forecast.wishes.efficiency), rate(pace.limit or 0.0)
+        share, limit = percent(forecast.options.efficiency), rate(pace.limit or 0.0)
         note = f"reckoned: {share} of the roofline of {pace.device}, {limit}"
     yield "images/s", rate(pace.images_per_second), f"of one engine, {note}"
     if pace.is_cpu:
@@ -105,7 +105,7 @@ def _total(forecast: Forecast) -> Iterator[Line]:
     yield "time", duration(forecast.seconds), f"after the start of Ray{loading if forecast.pace.load_seconds else ''}"
     if forecast.cost is not None:
         each = "GPU" if not forecast.pace.is_cpu else "machine"
-        price = forecast.wishes.price_per_gpu_hour
+        price = forecast.options.price_per_gpu_hour
         yield (
             "cost",
             _price(forecast.cost),

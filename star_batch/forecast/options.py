@@ -1,6 +1,7 @@
 """What is asked of a forecast: plain data, refused at birth if wrong. Knows no job."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from star_batch.errors import ConfigError
 from star_batch.forecast.gpus import gpu_named
@@ -14,7 +15,7 @@ HIGHEST_PRICE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class ForecastOptions:
     """What is asked of a forecast.
 
     `gpu` names one to reckon with instead of measuring, at the share `efficiency` of its roofline; `answer_tokens`
@@ -49,7 +50,16 @@ class Wishes:
             gpu_named(self.gpu)
 
 
-def _require(is_good: bool, name: str, wishes: Wishes, wanted: str) -> None:
+def check_names(given: Mapping[str, object]) -> None:
+    """Raises:
+    ConfigError: one of them is no option; with those there are.
+    """
+    known = [option.name for option in fields(ForecastOptions)]
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"{unknown[0]}: is no option of a plan; there are {', '.join(known)}")
+
+
+def _require(is_good: bool, name: str, options: ForecastOptions, wanted: str) -> None:
     # NaN is neither above nor below anything, and so is refused as well.
     if not is_good:
-        raise ConfigError(f"{name}={getattr(wishes, name)}: give {wanted}")
+        raise ConfigError(f"{name}={getattr(options, name)}: give {wanted}")

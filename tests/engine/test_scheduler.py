@@ -134,11 +134,11 @@ def test_worst_case_of_both_groups_is_reserved() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(num_pages=st.integers(1, 40), wishes=st.lists(st.integers(1, 12), max_size=30), seed=st.integers(0, 99))
-def test_pages_are_handed_out_once_and_the_lowest_first(num_pages: int, wishes: list[int], seed: int) -> None:
+@given(num_pages=st.integers(1, 40), options=st.lists(st.integers(1, 12), max_size=30), seed=st.integers(0, 99))
+def test_pages_are_handed_out_once_and_the_lowest_first(num_pages: int, options: list[int], seed: int) -> None:
     pool, draw = PagePool(num_pages), random.Random(seed)
     held: list[list[int]] = []
-    for wish in wishes:
+    for wish in options:
         if wish <= pool.num_free:
             free = set(range(num_pages)).difference(*held)
             pages = pool.take(wish)

@@ -17,7 +17,7 @@ from star_batch.forecast import measure as measuring
 from star_batch.forecast.forecast import Forecast, Pace
 from star_batch.forecast.format import lines
 from star_batch.forecast.lengths import Lengths, Memory, Spread, num_parameters
-from star_batch.forecast.options import Wishes
+from star_batch.forecast.options import ForecastOptions
 from star_batch.forecast.sample import RowSample, take_sample
 from star_batch.inputs.base import plan_input
 from star_batch.metrics import EngineStats
@@ -49,7 +49,7 @@ def forecast(*, is_cpu: bool, num_gpus: int = 1, price: float | None = None) -> 
         dtype="bfloat16",
         pace=Pace(images_per_second=10.0, how="measured", device="", is_cpu=is_cpu),
         num_engines=num_gpus,
-        wishes=Wishes(price_per_gpu_hour=price),
+        options=ForecastOptions(price_per_gpu_hour=price),
         num_cores=2,
     )
 
