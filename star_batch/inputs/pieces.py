@@ -21,6 +21,12 @@ QUESTION_COLUMN = "star_batch:question"
 FOLDER_COLUMN = "star_batch:folder"
 """The folder of the file that a row is from, as bytes; rows may name the files that are there."""
 
+PROBLEM_COLUMN = "star_batch:problem"
+"""Why a row cannot be answered, where its format knows that already; null answers it. A format may add this column."""
+
+PROBLEM = pa.struct([("kind", pa.string()), ("why", pa.large_string())])
+"""The `error_type` that the row gets, and the reason."""
+
 BYTES_PER_TABLE = 32 * 2**20
 """Of rows that are read at a time."""
 
@@ -39,6 +45,8 @@ class Piece(ABC):
     @abstractmethod
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
         """The piece's rows from the first to the last that is wanted, in order, with the columns of `schema`.
+
+        `PROBLEM_COLUMN` may follow. What stands in rows that are not wanted does not matter.
 
         A table holds at most `most_rows` rows, and about as many bytes as `num_bytes` or one row.
 
