@@ -14,7 +14,7 @@ from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.listing import SUFFIXES
 from star_batch.inputs.shards import Sample
 from star_batch.inputs.tar import Member, Window
-from star_batch.inputs.untyped import parse_json
+from star_batch.inputs.untyped import Row, parse_json
 from star_batch.storage.location import Location, failing_as
 from star_batch.wording import printable, quoted
 
@@ -77,7 +77,7 @@ class SampleReader:
     image_column: str
     most_image_bytes: int
 
-    def read(self, sample: Sample) -> tuple[dict[str, Any], RecordError | None]:
+    def read(self, sample: Sample) -> Row:
         """The values, as far as they can be had, and what is wrong with the sample."""
         problems = self._problems(sample)
         values: dict[str, Any] = {KEY: sample.key, SHARD: self.shard}

@@ -4,7 +4,7 @@ A piece knows how its rows are read and what they are called; which of them are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -82,3 +82,18 @@ class Piece(ABC):
     def rows_until_the_last(self) -> int:
         """So many rows have to be read."""
         return self.num_rows if self.wanted is None else self.wanted[-1].as_py() // self.fan + 1
+
+    def wanted_rows(self) -> Collection[int]:
+        """The rows of which something is wanted, up to the last of them."""
+        if self.wanted is None:
+            return range(self.num_rows)
+        return set((self.wanted.to_numpy() // self.fan).tolist())
+
+
+def limited(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
+    """The first rows, all without a limit."""
+    for piece in pieces:
+        rows = piece.num_rows if limit is None else min(piece.num_rows, limit)
+        if rows:
+            yield replace(piece, num_rows=rows)
+        limit = None if limit is None else limit - rows

@@ -3,9 +3,10 @@
 So a type is never guessed from some first rows. What does not fit is an error of its row. Knows no file.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -15,6 +16,12 @@ from star_batch.inputs.columns import unified_schema, wanted_columns
 from star_batch.inputs.pieces import PROBLEM, PROBLEM_COLUMN
 from star_batch.openai.lines import is_dense
 from star_batch.wording import quoted
+
+Row: TypeAlias = tuple[Mapping[str, Any], RecordError | None]
+"""Plain values by column, and what is wrong with them."""
+
+UNWANTED: Row = ({}, None)
+"""Stands for a row that nobody wants."""
 
 _TEXTS = pa.list_(pa.large_string())
 _TYPES: Mapping[str, pa.DataType] = {
@@ -39,6 +46,7 @@ def untyped_schema(config: Input, there: Mapping[str, Iterable[str]], image: pa.
     """The columns that the job needs, with their types.
 
     Args:
+        config: the input.
         there: the names of the columns that each file has.
         image: the type of the image column, if no other option needs it as text.
 
@@ -60,7 +68,21 @@ def untyped_schema(config: Input, there: Mapping[str, Iterable[str]], image: pa.
     return unified_schema(wanted, schemas)
 
 
-def to_table(rows: Sequence[tuple[Mapping[str, Any], RecordError | None]], schema: pa.Schema) -> pa.Table:
+def to_tables(rows: Iterable[Row], schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
+    """The rows as `to_table` makes them, so many and about so many bytes at a time."""
+    held: list[Row] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += sum(len(value) for value in row[0].values() if isinstance(value, bytes | str))
+        if len(held) >= most_rows or size >= num_bytes:
+            yield to_table(held, schema)
+            held, size = [], 0
+    if held:
+        yield to_table(held, schema)
+
+
+def to_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     """Rows of plain values, fitted to the types.
 
     A value that does not fit is null, and an error of its row if that has none yet; all others are there, as a row
@@ -141,10 +163,8 @@ def _number(value: Any, type: pa.DataType) -> float:
 
 
 def _list(value: Any, type: pa.DataType) -> list[Any] | None:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = json.loads(value)
-    elif isinstance(value, str):  # one of them, or none
-        value = [value] if value.strip() else None
+    if isinstance(value, str):
+        value = _several(value)
     if value is None:
         return None
     if not isinstance(value, list) or not all(each is None or isinstance(each, str) for each in value):
@@ -152,9 +172,17 @@ def _list(value: Any, type: pa.DataType) -> list[Any] | None:
     return [_fit(each, type.value_type) for each in value]
 
 
+def _several(text: str) -> list[Any] | None:
+    """A text that stands where a list may: a list in JSON, one thing, or none."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return list(parse_json(text.encode("utf-8", "backslashreplace")))
+    return [text] if text.strip() else None
+
+
 def _struct(value: Any, type: pa.DataType) -> dict[str, Any] | None:
     if isinstance(value, str):
-        value = json.loads(value) if value.strip() else None
+        value = parse_json(value.encode("utf-8", "backslashreplace")) if value.strip() else None
     if value is None:
         return None
     if not isinstance(value, Mapping) or not value.keys() <= {field.name for field in type}:

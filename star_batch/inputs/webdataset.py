@@ -6,8 +6,8 @@ A derived id is `<archive>/<key>`: keys come again in other archives. A key that
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_batch.config import Input
-from star_batch.errors import InputError, RecordError, ValueInvalid
+from star_batch.errors import InputError, ValueInvalid
 from star_batch.inputs.archives import ANY_IMAGE, SampleReader, extensions, opened
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.braces import expand
 from star_batch.inputs.discover import Sought, find_files
-from star_batch.inputs.pieces import Piece
+from star_batch.inputs.pieces import Piece, limited
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.inputs.shards import Survey, read_samples, survey
 from star_batch.inputs.tar import Broken, Window, read_members
-from star_batch.inputs.untyped import to_table, untyped_schema
+from star_batch.inputs.untyped import UNWANTED, Row, to_table, to_tables, untyped_schema
 from star_batch.storage.location import Location
 from star_batch.wording import printable, quoted
 
@@ -55,7 +55,7 @@ class WebDataset(Format):
             root=root,
             schema=untyped_schema(config, _columns(config, root, files, surveys), pa.large_binary()),
             id_column=config.id_column,
-            pieces=tuple(_limited(pieces, config.limit)),
+            pieces=tuple(limited(pieces, config.limit)),
             questions=tuple(config.questions or ()),
         )
 
@@ -79,21 +79,16 @@ class Samples(Piece):
         return pc.binary_join_element_wise(self.name, self.ids.slice(first, num_rows).cast(pa.string()), "/")
 
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
-        wanted = range(self.num_rows) if self.wanted is None else set((self.wanted.to_numpy() // self.fan).tolist())
-        rows: list[tuple[Mapping[str, object], RecordError | None]] = []
-        size = 0
         with opened(root, self.path) as window:
             reader = SampleReader(self.name, window, schema.names, self.image_column, self.most_image_bytes)
-            for number in range(self.rows_until_the_last):
-                rows.append(self._read(reader, number) if number in wanted else ({}, None))
-                size += sum(len(value) for value in rows[-1][0].values() if isinstance(value, bytes | str))
-                if len(rows) == most_rows or size >= num_bytes:
-                    yield to_table(rows, schema)
-                    rows, size = [], 0
-        if rows:
-            yield to_table(rows, schema)
+            yield from to_tables(self._rows(reader), schema, most_rows=most_rows, num_bytes=num_bytes)
 
-    def _read(self, reader: SampleReader, number: int) -> tuple[Mapping[str, object], RecordError | None]:
+    def _rows(self, reader: SampleReader) -> Iterator[Row]:
+        wanted = self.wanted_rows()
+        for number in range(self.rows_until_the_last):
+            yield self._read(reader, number) if number in wanted else UNWANTED
+
+    def _read(self, reader: SampleReader, number: int) -> Row:
         id, start, end = self.ids[number].as_py(), self.starts[number].as_py(), self.starts[number + 1].as_py()
         try:
             sample = next(read_samples(read_members(reader.window, start, end)), None)
@@ -232,11 +227,3 @@ def _pieces(name: str, path: str, found: Survey, config: Input) -> Iterator[Piec
         )
     if found.broken is not None:
         yield BrokenRest(num_rows=1, fan=fan, name=name, why=f"{found.broken}; samples behind that cannot be found")
-
-
-def _limited(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
-    for piece in pieces:
-        rows = piece.num_rows if limit is None else min(piece.num_rows, limit)
-        if rows:
-            yield replace(piece, num_rows=rows)
-        limit = None if limit is None else limit - rows
