@@ -138,7 +138,7 @@ def _records(content: bytes, at: int) -> dict[bytes, bytes]:
     while start < len(content) and content[start]:
         found = _RECORD.match(content, start)
         end = start + int(found[1]) if found else 0
-        if found is None or not found.end() < end <= len(content):
+        if found is None or not found.end() < end <= len(content) or content[end - 1 : end] != b"\n":
             raise Broken(at, "a PAX header that is broken")
         records[found[2]] = content[found.end() : end - 1]
         start = end
