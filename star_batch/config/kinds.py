@@ -27,6 +27,9 @@ KINDS: Registry[Kind] = Registry(
     {
         "parquet": Kind(format="star_batch.inputs.parquet:Parquet", has_columns=True),
         "images": Kind(format="star_batch.inputs.images:Images"),
+        "webdataset": Kind(format="star_batch.inputs.webdataset:WebDataset", has_columns=True),
+        "lines": Kind(format="star_batch.inputs.lines:Lines", has_columns=True),
+        "llava": Kind(format="star_batch.inputs.llava_json:Conversations", has_columns=True),
         "openai": Kind(format="star_batch.inputs.openai:OpenAI", asks=False),
     },
 )

@@ -1,4 +1,4 @@
-"""Which Parquet files an input's paths mean: files, folders and globs, local or in a store. Opens none of them.
+"""Which files of one kind an input's paths mean: files, folders and globs, local or in a store. Opens none of them.
 
 Files are found by how their names end, and what else a folder holds is counted aloud. A path that is there is meant
 as it is written, whatever marks of a glob are in it.
@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fsspec.utils import glob_translate
 
@@ -22,23 +22,36 @@ from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".parquet", ".pq", ".parq")
-"""How names of Parquet files end, in lower or upper case."""
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What is looked for: what it is called, and how names of such files end, in lower or upper case."""
+
+    what: str
+    suffixes: tuple[str, ...]
+
+    def accepts(self, name: str) -> bool:
+        return name.lower().endswith(self.suffixes)
+
+
+PARQUET = Sought("Parquet files", (".parquet", ".pq", ".parq"))
 
 _HIDDEN = ("_", ".")
 _ANY_DEPTH = "**"
 
 
-def find_files(places: Sequence[Location], own: Location | None = None) -> tuple[Location, dict[str, str]]:
+def find_files(
+    places: Sequence[Location], own: Location | None = None, sought: Sought = PARQUET
+) -> tuple[Location, dict[str, str]]:
     """The folder that names are relative to, and the files below it: name -> path.
 
     Args:
         own: the job's output, whose answers are left out where they are below a folder of the input.
 
     Raises:
-        InputError: a path leads to nothing, or to nothing that is Parquet by its name.
+        InputError: a path leads to nothing, or to nothing of that kind by its name.
     """
-    walk, folders, paths = Walk(_is_parquet, _HIDDEN, own), [], list[str]()
+    walk, folders, paths = Walk(sought.accepts, _HIDDEN, own), [], list[str]()
     for place in places:
         before = walk.left_out[TWICE]
         with failing_as(InputError, "read the input", place):
@@ -46,14 +59,14 @@ def find_files(places: Sequence[Location], own: Location | None = None) -> tuple
             found = list(files)
         # Another of the paths may have led to all that is there.
         if not found and (not paths or walk.left_out[TWICE] == before):
-            raise InputError(f"{printable(place.shown)}: no Parquet files there{_instead(walk)}")
+            raise InputError(f"{printable(place.shown)}: no {sought.what} there{_instead(walk, sought)}")
         folders.append(folder)
         paths += found
     root = os.path.commonpath(folders)
     named = {as_text(os.path.relpath(path, root)): path for path in _once(paths, is_local=places[0].is_local)}
     if walk.left_out:
         shown = ", ".join(printable(place.shown) for place in places)
-        logger.info("%s: left out, as no Parquet by their names or for another reason: %s", shown, walk.told())
+        logger.info("%s: left out, as no %s by their names or for another reason: %s", shown, sought.what, walk.told())
     return replace(places[0], url=with_scheme(root, places[0])), named
 
 
@@ -132,19 +145,29 @@ def _once(paths: Iterable[str], *, is_local: bool) -> list[str]:
     return sorted(names.values())
 
 
-def _is_parquet(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+_HINTS = (
+    ((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"), "packed archives are not read: unpack them to .tar"),
+    ((".tar",), "archives of samples are read with kind: webdataset (--kind webdataset)"),
+    (
+        (".jsonl", ".ndjson", *(f".jsonl{packed}" for packed in (".gz", ".zst", ".bz2", ".xz"))),
+        "lines of JSON are read with kind: lines (--kind lines), "
+        "OpenAI's batch requests with kind: openai (--kind openai)",
+    ),
+    ((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"), "tables of text are read with kind: lines"),
+    ((".json",), "LLaVA's conversations are read with kind: llava (--kind llava)"),
+    (PARQUET.suffixes, "Parquet files are read with kind: parquet"),
+)
+"""What can be done with files of other kinds."""
 
 
-def _instead(walk: Walk) -> str:
+def _instead(walk: Walk, sought: Sought) -> str:
     """What was found, and what can be done with it."""
-    if not walk.left_out:
-        return f" ({', '.join(SUFFIXES)})"
-    kinds = walk.left_out
-    if any(is_image(kind) for kind in kinds):
-        hint = "images are read with kind: images (--kind images)"
-    elif any(kind.startswith(".jsonl") for kind in kinds):
-        hint = "OpenAI's batch requests are read with kind: openai (--kind openai)"
-    else:
-        hint = "a file that is named itself is read whatever its name ends with"
-    return f" ({', '.join(SUFFIXES)}); found instead: {walk.told()}; {hint}"
+    suffixes = ", ".join(sought.suffixes)
+    return f" ({suffixes}); found instead: {walk.told()}; {_hint(walk)}" if walk.left_out else f" ({suffixes})"
+
+
+def _hint(walk: Walk) -> str:
+    if any(is_image(kind) for kind in walk.left_out):
+        return "images are read with kind: images (--kind images)"
+    found = (hint for kinds, hint in _HINTS if not walk.left_out.keys().isdisjoint(kinds))
+    return next(found, "a file that is named itself is read whatever its name ends with")

@@ -4,7 +4,7 @@ A piece knows how its rows are read and what they are called; which of them are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,6 +20,12 @@ QUESTION_COLUMN = "star_batch:question"
 
 FOLDER_COLUMN = "star_batch:folder"
 """The folder of the file that a row is from, as bytes; rows may name the files that are there."""
+
+PROBLEM_COLUMN = "star_batch:problem"
+"""Why a row cannot be answered, where its format knows that already; null answers it. A format may add this column."""
+
+PROBLEM = pa.struct([("kind", pa.string()), ("why", pa.large_string())])
+"""The `error_type` that the row gets, and the reason."""
 
 BYTES_PER_TABLE = 32 * 2**20
 """Of rows that are read at a time."""
@@ -39,6 +45,8 @@ class Piece(ABC):
     @abstractmethod
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
         """The piece's rows from the first to the last that is wanted, in order, with the columns of `schema`.
+
+        `PROBLEM_COLUMN` may follow. What stands in rows that are not wanted does not matter.
 
         A table holds at most `most_rows` rows, and about as many bytes as `num_bytes` or one row.
 
@@ -74,3 +82,18 @@ class Piece(ABC):
     def rows_until_the_last(self) -> int:
         """So many rows have to be read."""
         return self.num_rows if self.wanted is None else self.wanted[-1].as_py() // self.fan + 1
+
+    def wanted_rows(self) -> Collection[int]:
+        """The rows of which something is wanted, up to the last of them."""
+        if self.wanted is None:
+            return range(self.num_rows)
+        return set((self.wanted.to_numpy() // self.fan).tolist())
+
+
+def limited(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
+    """The first rows, all without a limit."""
+    for piece in pieces:
+        rows = piece.num_rows if limit is None else min(piece.num_rows, limit)
+        if rows:
+            yield replace(piece, num_rows=rows)
+        limit = None if limit is None else limit - rows

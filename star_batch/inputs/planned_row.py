@@ -15,17 +15,22 @@ from star_batch.config import Input, Question
 from star_batch.errors import (
     ConfigError,
     ImageMissing,
+    ImageTooLarge,
+    ImageUnreadable,
     PromptMissing,
     RecordError,
     RequestRefused,
     ValueInvalid,
 )
 from star_batch.inputs.fetch import Fetched
-from star_batch.inputs.pieces import ID_COLUMN, QUESTION_COLUMN
+from star_batch.inputs.pieces import ID_COLUMN, PROBLEM_COLUMN, QUESTION_COLUMN
 from star_batch.inputs.prompts import Template, is_missing
 from star_batch.options import Decoding
 from star_batch.records import Picture
 from star_batch.wording import quoted
+
+_PROBLEMS = {error.kind: error for error in (ImageMissing, ImageTooLarge, ImageUnreadable, ValueInvalid)}
+"""What a format may know of a row before it is prepared."""
 
 
 class PictureMaker(Protocol):
@@ -92,6 +97,7 @@ class PlannedRow:
             "fetch_seconds": sum(picture.fetch_seconds() for picture in self.pictures),
         }
         try:
+            self._check_readable()
             self._check_wanted()
             row |= self._words() | {"pictures": self._shown()}
         except RecordError as error:
@@ -111,6 +117,11 @@ class PlannedRow:
     @property
     def _question(self) -> Question:
         return self.input.asked[self._name]
+
+    def _check_readable(self) -> None:
+        problem = self.values.get(PROBLEM_COLUMN)
+        if problem is not None:
+            raise _PROBLEMS[problem["kind"]](problem["why"])
 
     def _check_wanted(self) -> None:
         column = self.input.refused_column

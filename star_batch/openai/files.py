@@ -127,14 +127,22 @@ def _at(like: Location, path: str) -> Location:
 # Text
 
 
-def read_text(file: Location) -> Iterator[bytes]:
+def read_text(file: Location, what: str = "requests") -> Iterator[bytes]:
     """A file's text in pieces, unpacked, as UTF-8 without a byte order mark; bytes that are no text come as they are.
+
+    Args:
+        what: what the text is to hold, as errors call it.
 
     Raises:
         InputError: it cannot be read, is cut or broken, or is no text by how it begins.
     """
-    with failing_as(InputError, "read the requests", file), file.open_file(file.path) as raw:
-        yield from _as_utf8(_unpacked(file, raw), file)
+    with failing_as(InputError, f"read the {what}", file), file.open_file(file.path) as raw:
+        yield from _as_utf8(_unpacked(file, raw), file, what)
+
+
+def is_plain(head: bytes) -> bool:
+    """Whether a text that begins so is neither packed nor in another encoding: it lies in its file as it is read."""
+    return not any(head.startswith(magic) for magic, *_ in _PACKERS) and _encoding(head)[0] == "utf-8"
 
 
 def _zstd(file: Any) -> Any:
@@ -209,17 +217,17 @@ _MARKS = (
 )
 _UNMARKED = ((re.compile(rb"[\[{]\0[^\0]\0"), "utf-16-le"), (re.compile(rb"\0[\[{]\0[^\0]"), "utf-16-be"))
 _FOREIGN = {
-    b"PAR1": "a Parquet file: leave out kind: openai",
+    b"PAR1": "a Parquet file: leave out the kind",
     **{magic: f"{name} in it" for magic, name, _ in _PACKERS},
 }
 
 
-def _as_utf8(chunks: Iterator[bytes], file: Location) -> Iterator[bytes]:
+def _as_utf8(chunks: Iterator[bytes], file: Location, what: str) -> Iterator[bytes]:
     head = next(chunks, b"")
     while len(head) < 4 and (more := next(chunks, b"")):
         head += more
     if foreign := next((said for magic, said in _FOREIGN.items() if head.startswith(magic)), None):
-        raise InputError(f"{file.shown}: holds no text of requests, but {foreign}")
+        raise InputError(f"{file.shown}: holds no text of {what}, but {foreign}")
     encoding, head = _encoding(head)
     if encoding == "utf-8":
         yield head

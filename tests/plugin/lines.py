@@ -45,4 +45,4 @@ def _read(file: Location) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
-register_format("lines", Lines, has_columns=True)
+register_format("plain_lines", Lines, has_columns=True)
