@@ -1,11 +1,12 @@
 """Parquet files: which there are, their row groups and columns, and the rows of one. Knows no row's meaning and no Ray.
 
-A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it.
+A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it. Folders called
+`column=value`, as Hive and Spark write them, are columns of text, where their files have no such column.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from star_batch.errors import InputError
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
 from star_batch.inputs.discover import find_files, with_scheme
+from star_batch.inputs.partitions import partitions, with_columns
 from star_batch.inputs.pieces import Piece
 from star_batch.inputs.row_groups import Footer, read_footer, read_group
 from star_batch.inputs.rows import InputPlan, in_threads
@@ -34,9 +36,14 @@ class Parquet(Format):
         columns = list(dict.fromkeys(column.column for column in wanted))
         found = in_threads(lambda file: read_footer(root, file, columns), list(files.values()))
         footers = _with_rows(dict(zip(files, found, strict=True)), root)
+        given = {name: _given(files[name], columns, footer.schema) for name, footer in footers.items()}
         fan = len(config.asked)
-        groups = [group for name, footer in footers.items() for group in _row_groups(name, files[name], footer, fan)]
-        schemas = {name: footer.schema for name, footer in footers.items()}
+        groups = [
+            replace(group, given=given[name])
+            for name, footer in footers.items()
+            for group in _row_groups(name, files[name], footer, fan)
+        ]
+        schemas = {name: with_columns(footer.schema, dict(given[name])) for name, footer in footers.items()}
         return InputPlan(
             root=root,
             schema=unified_schema(wanted, schemas),
@@ -49,13 +56,17 @@ class Parquet(Format):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup(Piece):
-    """The first rows of one row group; `first_row` is the number in the file of the group's first."""
+    """The first rows of one row group; `first_row` is the number in the file of the group's first.
+
+    `given`: columns whose value, the same in all rows, is not in the file.
+    """
 
     path: str
     name: str
     index: int
     first_row: int
     largest_column: int = 0
+    given: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def file(self) -> str | None:
@@ -79,6 +90,7 @@ class RowGroup(Piece):
             self.path,
             self.index,
             schema,
+            {name: value for name, value in self.given if name in schema.names},
             first_row=self.first_row,
             num_rows=self.rows_until_the_last,
             most_rows=most_rows,
@@ -95,6 +107,12 @@ def _with_rows(footers: dict[str, Footer], root: Location) -> dict[str, Footer]:
     if empty := footers.keys() - filled.keys():
         logger.info("%s: left out, as files without rows: %s", shown, f"{len(empty):,}")
     return filled
+
+
+def _given(path: str, columns: Sequence[str], schema: pa.Schema) -> tuple[tuple[str, str | None], ...]:
+    """Of the columns, those that the file does not have and its folders do."""
+    folders = partitions(path)
+    return tuple((name, folders[name]) for name in columns if name in folders and name not in schema.names)
 
 
 def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowGroup]:
