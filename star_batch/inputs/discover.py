@@ -1,4 +1,4 @@
-"""Which Parquet files an input's paths mean: files, folders and globs, local or in a store. Opens none of them.
+"""Which files of one format an input's paths mean: files, folders and globs, local or in a store. Opens none of them.
 
 Files are found by how their names end, and what else a folder holds is counted aloud. A path that is there is meant
 as it is written, whatever marks of a glob are in it.
@@ -25,20 +25,32 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".parquet", ".pq", ".parq")
 """How names of Parquet files end, in lower or upper case."""
 
+ARROW_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
+"""The same of Arrow's own files."""
+
 _HIDDEN = ("_", ".")
 _ANY_DEPTH = "**"
 
 
-def find_files(places: Sequence[Location], own: Location | None = None) -> tuple[Location, dict[str, str]]:
+def find_files(
+    places: Sequence[Location],
+    own: Location | None = None,
+    *,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    called: str = "Parquet",
+) -> tuple[Location, dict[str, str]]:
     """The folder that names are relative to, and the files below it: name -> path.
 
     Args:
         own: the job's output, whose answers are left out where they are below a folder of the input.
+        suffixes: how names of such files end, in lower case.
+        called: the format, as users know it.
 
     Raises:
-        InputError: a path leads to nothing, or to nothing that is Parquet by its name.
+        InputError: a path leads to nothing, or to nothing that is of this format by its name.
     """
-    walk, folders, paths = Walk(_is_parquet, _HIDDEN, own), [], list[str]()
+    walk = Walk(lambda name: name.lower().endswith(suffixes), _HIDDEN, own)
+    folders, paths = list[str](), list[str]()
     for place in places:
         before = walk.left_out[TWICE]
         with failing_as(InputError, "read the input", place):
@@ -46,14 +58,15 @@ def find_files(places: Sequence[Location], own: Location | None = None) -> tuple
             found = list(files)
         # Another of the paths may have led to all that is there.
         if not found and (not paths or walk.left_out[TWICE] == before):
-            raise InputError(f"{printable(place.shown)}: no Parquet files there{_instead(walk)}")
+            raise InputError(f"{printable(place.shown)}: no {called} files there{_instead(walk, suffixes)}")
         folders.append(folder)
         paths += found
     root = os.path.commonpath(folders)
     named = {as_text(os.path.relpath(path, root)): path for path in _once(paths, is_local=places[0].is_local)}
     if walk.left_out:
         shown = ", ".join(printable(place.shown) for place in places)
-        logger.info("%s: left out, as no Parquet by their names or for another reason: %s", shown, walk.told())
+        why = "by their names or for another reason"
+        logger.info("%s: left out, as no %s %s: %s", shown, called, why, walk.told())
     return replace(places[0], url=with_scheme(root, places[0])), named
 
 
@@ -132,19 +145,19 @@ def _once(paths: Iterable[str], *, is_local: bool) -> list[str]:
     return sorted(names.values())
 
 
-def _is_parquet(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _instead(walk: Walk) -> str:
+def _instead(walk: Walk, suffixes: Sequence[str]) -> str:
     """What was found, and what can be done with it."""
     if not walk.left_out:
-        return f" ({', '.join(SUFFIXES)})"
+        return f" ({', '.join(suffixes)})"
     kinds = walk.left_out
     if any(is_image(kind) for kind in kinds):
         hint = "images are read with kind: images (--kind images)"
     elif any(kind.startswith(".jsonl") for kind in kinds):
         hint = "OpenAI's batch requests are read with kind: openai (--kind openai)"
+    elif any(kind.endswith(ARROW_SUFFIXES) for kind in kinds):
+        hint = "Arrow files, as save_to_disk writes them, are read with kind: arrow (--kind arrow)"
+    elif any(kind.endswith(SUFFIXES) for kind in kinds):
+        hint = "Parquet is read with kind: parquet, or without a kind"
     else:
         hint = "a file that is named itself is read whatever its name ends with"
-    return f" ({', '.join(SUFFIXES)}); found instead: {walk.told()}; {hint}"
+    return f" ({', '.join(suffixes)}); found instead: {walk.told()}; {hint}"

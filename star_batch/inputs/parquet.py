@@ -6,7 +6,7 @@ A derived id is `<file>#<row>`: the file's name below the input's root and the r
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
 from star_batch.inputs.discover import find_files, with_scheme
 from star_batch.inputs.partitions import partitions, with_columns
-from star_batch.inputs.pieces import Piece
+from star_batch.inputs.pieces import Piece, limited
 from star_batch.inputs.row_groups import Footer, read_footer, read_group
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.storage.location import Location
@@ -49,7 +49,7 @@ class Parquet(Format):
             schema=unified_schema(wanted, schemas),
             labels=label_columns(wanted, schemas),
             id_column=config.id_column,
-            pieces=tuple(_limited(groups, config.limit)),
+            pieces=tuple(limited(groups, config.limit)),
             questions=tuple(config.questions or ()),
         )
 
@@ -123,11 +123,3 @@ def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowG
                 path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan, largest_column=largest
             )
         first += rows
-
-
-def _limited(groups: Iterable[RowGroup], limit: int | None) -> Iterator[RowGroup]:
-    for group in groups:
-        rows = group.num_rows if limit is None else min(group.num_rows, limit)
-        if rows:
-            yield replace(group, num_rows=rows)
-        limit = None if limit is None else limit - rows

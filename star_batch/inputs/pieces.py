@@ -4,9 +4,9 @@ A piece knows how its rows are read and what they are called; which of them are 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import pyarrow as pa
 
@@ -74,3 +74,15 @@ class Piece(ABC):
     def rows_until_the_last(self) -> int:
         """So many rows have to be read."""
         return self.num_rows if self.wanted is None else self.wanted[-1].as_py() // self.fan + 1
+
+
+P = TypeVar("P", bound=Piece)
+
+
+def limited(pieces: Iterable[P], limit: int | None) -> Iterator[P]:
+    """The first rows of all, no more than `limit`."""
+    for piece in pieces:
+        rows = piece.num_rows if limit is None else min(piece.num_rows, limit)
+        if rows:
+            yield replace(piece, num_rows=rows)
+        limit = None if limit is None else limit - rows

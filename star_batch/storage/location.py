@@ -160,9 +160,9 @@ class Location:
 
         return retrying(self)(once)
 
-    def open_file(self, path: str) -> Any:
+    def open_file(self, path: str, **options: Any) -> Any:
         """A file of the same file system, under that system's own name for it, to read and seek in."""
-        file = self.patiently(lambda: self.fs.open(path, "rb"))
+        file = self.patiently(lambda: self.fs.open(path, "rb", **options))
         return file if self.is_local else PatientFile(file, self.patiently)
 
     @_retried
