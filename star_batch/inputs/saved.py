@@ -80,13 +80,14 @@ def _names(place: Location) -> set[str] | None:
         return None
     files = state.get("_data_files")
     names = [each.get("filename") for each in files if isinstance(each, dict)] if isinstance(files, list) else []
-    if not names or not all(isinstance(name, str) and name and os.path.basename(name) == name for name in names):
+    plain = {name for name in names if isinstance(name, str) and name and os.path.basename(name) == name}
+    if not names or len(plain) < len(names):
         raise InputError(f"{printable(place.shown)}: does not list files of its folder, as save_to_disk does")
     if state.get("_indices_data_files"):
         raise InputError(
             f"{printable(place.shown)}: has an indices mapping, which is not read; save it again with flatten_indices()"
         )
-    return set(names)
+    return plain
 
 
 def _splits(place: Location) -> list[str] | None:

@@ -1,12 +1,12 @@
 """Arrow files as an input: what `save_to_disk` writes, Feather, and what is refused."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pytest
@@ -40,7 +40,7 @@ def rows(count: int) -> pa.Table:
 
 
 def data_set(count: int = 7) -> Any:
-    import datasets
+    datasets = importlib.import_module("datasets")
 
     features = datasets.Features(
         {
@@ -77,7 +77,7 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
 
 
 def test_a_dictionary_of_data_sets_is_read_with_the_splits_in_the_ids(tmp_path: Path) -> None:
-    import datasets
+    datasets = importlib.import_module("datasets")
 
     datasets.DatasetDict(train=data_set(3), test=data_set(2)).save_to_disk(tmp_path)
     found = read(planned(tmp_path, image_column="images"), "images")
@@ -170,7 +170,7 @@ def test_arrow_files_among_parquet_are_pointed_at(tmp_path: Path) -> None:
 def test_types_that_no_output_has_are_refused(tmp_path: Path) -> None:
     ends = pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["a"]))
     (tmp_path / "a.arrow").write_bytes(written(rows(1).append_column("runs", ends)))
-    with pytest.raises(InputError, match="column 'runs' has the type .*run_end.*, which Parquet does not have"):
+    with pytest.raises(InputError, match=r"column 'runs' has the type .*run_end.*, which Parquet does not have"):
         planned(tmp_path, keep_columns=["runs"])
     assert len(read(planned(tmp_path), "question")) == 1
 
@@ -241,5 +241,4 @@ def test_a_plan_of_broken_rows_is_made(tmp_path: Path) -> None:
         "question",
     )
     assert said.startswith("0 ")
-    assert "2" in said
-    assert np.isfinite(len(said))
+    assert "image_missing" in said

@@ -66,7 +66,7 @@ def test_other_types_stay(type: pa.DataType) -> None:
     assert as_images(values, type) is values
 
 
-IMAGES = {
+IMAGES: dict[str, tuple[pa.DataType, Any]] = {
     "fixed": (pa.list_(BYTES, len(png(0))), lambda data: list(data)),
     "variable": (VARIABLE, lambda data: list(data)),
     "bytes alone": (pa.struct([("bytes", pa.binary())]), lambda data: {"bytes": data}),

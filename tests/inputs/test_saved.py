@@ -1,5 +1,6 @@
 """Folders of `save_to_disk`: their own lists count, and lists that cannot be are said."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def say(folder: Path, files: Any, **more: Any) -> None:
 
 def test_what_a_filter_keeps_there_is_not_of_the_set(tmp_path: Path) -> None:
     """`datasets` writes its caches beside the files that it has read."""
-    import datasets
+    datasets = importlib.import_module("datasets")
 
     data_set(4).save_to_disk(tmp_path)
     datasets.load_from_disk(str(tmp_path)).map(lambda row: {"question": "another"}, load_from_cache_file=False)
@@ -43,7 +44,7 @@ def test_what_a_filter_keeps_there_is_not_of_the_set(tmp_path: Path) -> None:
 
 
 def test_splits_of_earlier_days_are_no_rows(tmp_path: Path) -> None:
-    import datasets
+    datasets = importlib.import_module("datasets")
 
     datasets.DatasetDict(train=data_set(2), old=data_set(2)).save_to_disk(tmp_path)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')

@@ -1,5 +1,6 @@
 """Arrow's own files: read in bounded memory, and nothing that such a file says is taken on trust."""
 
+import importlib
 import io
 import pickle
 import struct
@@ -90,7 +91,7 @@ def test_pickled_objects_are_refused_and_never_unpickled(where: str, tmp_path: P
 
 
 def test_plain_extension_types_are_what_they_are_stored_as() -> None:
-    import datasets
+    datasets = importlib.import_module("datasets")
 
     type = datasets.features.features.Array2DExtensionType((1, 2), "uint8")
     values = pa.ExtensionArray.from_storage(type, pa.array([[[1, 2]]], type.storage_type))
