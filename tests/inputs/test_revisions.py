@@ -44,7 +44,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     HfFileSystem.clear_instance_cache()
 
 
-def config(hub: Hub, path: str = "hf://datasets/owner/name/data", **more: Any) -> Input:
+def config(hub: Hub, path: str | list[str] = "hf://datasets/owner/name/data", **more: Any) -> Input:
     options = {"endpoint": hub.url}
     values = {"path": path, "prompt_column": "question", "retry_seconds": 0.0, "storage_options": options}
     return Input.model_validate(values | more)
