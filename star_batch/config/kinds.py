@@ -26,6 +26,7 @@ KINDS: Registry[Kind] = Registry(
     "input format",
     {
         "parquet": Kind(format="star_batch.inputs.parquet:Parquet", has_columns=True),
+        "arrow": Kind(format="star_batch.inputs.arrow:Arrow", has_columns=True),
         "images": Kind(format="star_batch.inputs.images:Images"),
         "webdataset": Kind(format="star_batch.inputs.webdataset:WebDataset", has_columns=True),
         "lines": Kind(format="star_batch.inputs.lines:Lines", has_columns=True),

@@ -77,6 +77,8 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _output_is_not_input(self) -> Self:
+        if self.output.path.lower().startswith("hf://"):
+            raise ValueError("output.path: answers cannot be written to the Hugging Face Hub; upload them at the end")
         if self.output.path.rstrip("/") in {path.rstrip("/") for path in self.input.paths}:
             raise ValueError("output.path is the input: the next run would read the answers as records")
         return self

@@ -12,6 +12,7 @@ from star_batch.commit.markers import Commit
 from star_batch.config import Input, JobConfig
 from star_batch.config.kinds import KINDS, Kind
 from star_batch.errors import ConfigError
+from star_batch.inputs.revisions import pinned
 from star_batch.inputs.rows import InputPlan
 from star_batch.storage.location import Location
 from star_batch.storage.urls import scheme_of
@@ -21,13 +22,13 @@ class Format(ABC):
     """What `input.kind` stands for."""
 
     def stage(self, config: JobConfig) -> JobConfig:
-        """The same job on an input that can be planned, where something has to be written for that first.
+        """The same job on an input that can be planned, where something has to be asked or written for that first.
 
         Raises:
             InputError: the input cannot be read.
             OutputError: the output, where it is written, cannot be written to.
         """
-        return config
+        return config.model_copy(update={"input": pinned(config.input)})
 
     @abstractmethod
     def plan(self, config: Input, output: Location | None = None) -> InputPlan:

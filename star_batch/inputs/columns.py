@@ -12,6 +12,7 @@ import pyarrow as pa
 from star_batch.commit.readable import to_python
 from star_batch.config import Input
 from star_batch.errors import ConfigError, InputError
+from star_batch.inputs.byte_lists import image_type, is_list
 from star_batch.inputs.labels import label_names
 from star_batch.inputs.prompts import Template
 from star_batch.records import ANSWER_SCHEMA
@@ -73,9 +74,12 @@ def unified_schema(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -
     columns = list(dict.fromkeys(column.column for column in wanted))
     named = {name: label_names(schema) for name, schema in schemas.items()}
     unnamed = {column.column for column in wanted if column.option not in _NAMED}
+    images = {column.column for column in wanted if column.option == "image_column"}
     found = {
         column: {
-            name: pa.large_string() if column in named[name].keys() - unnamed else schema.field(column).type
+            name: pa.large_string()
+            if column in named[name].keys() - unnamed
+            else _read_as(schema.field(column).type, column in images)
             for name, schema in schemas.items()
         }
         for column in columns
@@ -108,6 +112,10 @@ def _check_present(wanted: Sequence[Wanted], name: str, schema: pa.Schema) -> No
             raise InputError(
                 f"{printable(name)}: no column {column.column!r} for {column.option}{hint}; columns: {there}"
             )
+
+
+def _read_as(type: pa.DataType, is_image: bool) -> pa.DataType:
+    return image_type(type) if is_image else type
 
 
 def _unified(column: str, there: Mapping[str, pa.DataType]) -> pa.DataType:
@@ -183,22 +191,18 @@ def _is_scalar(type: pa.DataType) -> bool:
 
 
 def _is_image(type: pa.DataType) -> bool:
-    """Bytes, a path, or the pair of both that Hugging Face's datasets write."""
+    """Bytes, a path, or a struct of `bytes` and perhaps a `path`, as Hugging Face's datasets write."""
     if pa.types.is_struct(type):
-        return {field.name for field in type} == {"bytes", "path"}
+        return {"bytes"} <= {field.name for field in type} <= {"bytes", "path"}
     return _is_binary(type) or _is_text(type)
 
 
 def _is_image_or_list(type: pa.DataType) -> bool:
-    return _is_image(type.value_type if _is_list(type) else type)
+    return _is_image(type.value_type if is_list(type) else type)
 
 
 def _is_text_list(type: pa.DataType) -> bool:
-    return _is_list(type) and _is_text(type.value_type)
-
-
-def _is_list(type: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type))
+    return is_list(type) and _is_text(type.value_type)
 
 
 _DECODING: Mapping[str, Callable[[pa.DataType], bool]] = {

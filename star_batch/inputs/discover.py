@@ -36,6 +36,8 @@ class Sought:
 
 PARQUET = Sought("Parquet files", (".parquet", ".pq", ".parq"))
 
+ARROW = Sought("Arrow files", (".arrow", ".arrows", ".feather", ".ipc"))
+
 _HIDDEN = ("_", ".")
 _ANY_DEPTH = "**"
 
@@ -47,6 +49,7 @@ def find_files(
 
     Args:
         own: the job's output, whose answers are left out where they are below a folder of the input.
+        sought: what is looked for.
 
     Raises:
         InputError: a path leads to nothing, or to nothing of that kind by its name.
@@ -155,7 +158,8 @@ _HINTS = (
     ),
     ((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"), "tables of text are read with kind: lines"),
     ((".json",), "LLaVA's conversations are read with kind: llava (--kind llava)"),
-    (PARQUET.suffixes, "Parquet files are read with kind: parquet"),
+    (ARROW.suffixes, "Arrow files, as save_to_disk writes them, are read with kind: arrow (--kind arrow)"),
+    (PARQUET.suffixes, "Parquet is read with kind: parquet, or without a kind"),
 )
 """What can be done with files of other kinds."""
 

@@ -1,11 +1,12 @@
 """Parquet files: which there are, their row groups and columns, and the rows of one. Knows no row's meaning and no Ray.
 
-A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it.
+A derived id is `<file>#<row>`: the file's name below the input's root and the row's number in it. Folders called
+`column=value`, as Hive and Spark write them, are columns of text, where their files have no such column.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from star_batch.errors import InputError
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
 from star_batch.inputs.discover import find_files, with_scheme
-from star_batch.inputs.pieces import Piece
+from star_batch.inputs.partitions import partitions, with_columns
+from star_batch.inputs.pieces import Piece, limited
 from star_batch.inputs.row_groups import Footer, read_footer, read_group
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.storage.location import Location
@@ -34,28 +36,37 @@ class Parquet(Format):
         columns = list(dict.fromkeys(column.column for column in wanted))
         found = in_threads(lambda file: read_footer(root, file, columns), list(files.values()))
         footers = _with_rows(dict(zip(files, found, strict=True)), root)
+        given = {name: _given(files[name], columns, footer.schema) for name, footer in footers.items()}
         fan = len(config.asked)
-        groups = [group for name, footer in footers.items() for group in _row_groups(name, files[name], footer, fan)]
-        schemas = {name: footer.schema for name, footer in footers.items()}
+        groups = [
+            replace(group, given=given[name])
+            for name, footer in footers.items()
+            for group in _row_groups(name, files[name], footer, fan)
+        ]
+        schemas = {name: with_columns(footer.schema, dict(given[name])) for name, footer in footers.items()}
         return InputPlan(
             root=root,
             schema=unified_schema(wanted, schemas),
             labels=label_columns(wanted, schemas),
             id_column=config.id_column,
-            pieces=tuple(_limited(groups, config.limit)),
+            pieces=tuple(limited(groups, config.limit)),
             questions=tuple(config.questions or ()),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup(Piece):
-    """The first rows of one row group; `first_row` is the number in the file of the group's first."""
+    """The first rows of one row group; `first_row` is the number in the file of the group's first.
+
+    `given`: columns whose value, the same in all rows, is not in the file.
+    """
 
     path: str
     name: str
     index: int
     first_row: int
     largest_column: int = 0
+    given: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def file(self) -> str | None:
@@ -79,6 +90,7 @@ class RowGroup(Piece):
             self.path,
             self.index,
             schema,
+            {name: value for name, value in self.given if name in schema.names},
             first_row=self.first_row,
             num_rows=self.rows_until_the_last,
             most_rows=most_rows,
@@ -97,6 +109,12 @@ def _with_rows(footers: dict[str, Footer], root: Location) -> dict[str, Footer]:
     return filled
 
 
+def _given(path: str, columns: Sequence[str], schema: pa.Schema) -> tuple[tuple[str, str | None], ...]:
+    """Of the columns, those that the file does not have and its folders do."""
+    folders = partitions(path)
+    return tuple((name, folders[name]) for name in columns if name in folders and name not in schema.names)
+
+
 def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowGroup]:
     first = 0
     for index, (rows, largest) in enumerate(zip(footer.rows, footer.largest, strict=True)):
@@ -105,11 +123,3 @@ def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowG
                 path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan, largest_column=largest
             )
         first += rows
-
-
-def _limited(groups: Iterable[RowGroup], limit: int | None) -> Iterator[RowGroup]:
-    for group in groups:
-        rows = group.num_rows if limit is None else min(group.num_rows, limit)
-        if rows:
-            yield replace(group, num_rows=rows)
-        limit = None if limit is None else limit - rows

@@ -6,7 +6,7 @@ A piece knows how its rows are read and what they are called; which of them are 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import pyarrow as pa
 
@@ -90,8 +90,11 @@ class Piece(ABC):
         return set((self.wanted.to_numpy() // self.fan).tolist())
 
 
-def limited(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
-    """The first rows, all without a limit."""
+P = TypeVar("P", bound=Piece)
+
+
+def limited(pieces: Iterable[P], limit: int | None) -> Iterator[P]:
+    """The first rows of all, no more than `limit`."""
     for piece in pieces:
         rows = piece.num_rows if limit is None else min(piece.num_rows, limit)
         if rows:

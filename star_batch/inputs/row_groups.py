@@ -5,7 +5,7 @@ What is wrong with a file names the file; what is wrong with a value names its c
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from star_batch.errors import InputError
 from star_batch.inputs.discover import with_scheme
-from star_batch.inputs.labels import label_names, named
+from star_batch.inputs.fitting import Misfit, fitted
+from star_batch.inputs.labels import label_names
 from star_batch.storage.location import Location, explain, failing_as
 from star_batch.storage.parquet import ExtensionRefused, contradiction, largest_column, open_parquet, read_batches
 from star_batch.wording import printable
@@ -51,6 +52,7 @@ def read_group(
     path: str,
     index: int,
     schema: pa.Schema,
+    given: Mapping[str, str | None],
     *,
     first_row: int,
     num_rows: int,
@@ -60,6 +62,7 @@ def read_group(
     """The first rows of a row group, in order, as tables of at most `most_rows` and about `num_bytes` each.
 
     Args:
+        given: columns of the schema that are not in the file, with the value that every row has there.
         first_row: the number in the file of the group's first.
 
     Raises:
@@ -68,63 +71,18 @@ def read_group(
     with _reading(root, path), _open(root, path) as file:
         parquet = open_parquet(file)
         names = label_names(parquet.schema_arrow)
-        batches = read_batches(
-            parquet, index, schema.names, num_rows=num_rows, most_rows=most_rows, num_bytes=num_bytes
-        )
+        stored = [name for name in schema.names if name not in given]
+        batches = read_batches(parquet, index, stored, num_rows=num_rows, most_rows=most_rows, num_bytes=num_bytes)
         for batch in batches:
             table = pa.Table.from_batches([batch])
+            for name, value in given.items():
+                table = table.append_column(name, pa.repeat(pa.scalar(value, pa.large_string()), table.num_rows))
             try:
-                columns = [_fitted(table[field.name], field, names.get(field.name)) for field in schema]
-            except _Misfit as misfit:
+                yield fitted(table, schema, names)
+            except Misfit as misfit:
                 shown = printable(_place(root, path).shown)
                 raise InputError(f"{shown}: row {first_row + misfit.row:,}, {misfit}") from None
-            yield pa.table(columns, schema=schema)
             first_row += batch.num_rows
-
-
-class _Misfit(Exception):
-    """The value of a row does not fit the type of its column."""
-
-    def __init__(self, row: int, why: str) -> None:
-        super().__init__(why)
-        self.row = row
-
-
-def _fitted(values: pa.ChunkedArray, field: pa.Field, names: pa.LargeStringArray | None) -> pa.ChunkedArray:
-    if names is not None and pa.types.is_large_string(field.type):
-        return named(values, names)
-    try:
-        return _decodable(values.cast(field.type))
-    except pa.ArrowException as error:
-        why = (
-            f"column '{printable(field.name)}': cannot be read as {printable(field.type)}: {printable(explain(error))}"
-        )
-        raise _Misfit(_first_misfit(values, field.type), why) from None
-
-
-def _decodable(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text that is not UTF-8 has its odd bytes spelt out (`caf\\xe9`), as Python could not read it at all."""
-    try:
-        values.validate(full=True)
-    except pa.ArrowInvalid:
-        if not pa.types.is_large_string(values.type):
-            raise
-        found = values.cast(pa.large_binary()).to_pylist()
-        spelt = [text if text is None else text.decode("utf-8", "backslashreplace") for text in found]
-        return pa.chunked_array([pa.array(spelt, values.type)])
-    return values
-
-
-def _first_misfit(values: pa.ChunkedArray, type: pa.DataType) -> int:
-    good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            _decodable(values.slice(good, middle - good).cast(type))
-            good = middle
-        except pa.ArrowException:
-            bad = middle
-    return good
 
 
 def _open(root: Location, path: str) -> Any:

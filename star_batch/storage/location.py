@@ -19,6 +19,7 @@ import fsspec
 
 from star_batch.config import RETRY_SECONDS
 from star_batch.errors import ConfigError, StarBatchError
+from star_batch.storage.hub import HUB, is_folder, names_repository
 from star_batch.storage.locks import locked
 from star_batch.storage.patient import PatientFile
 from star_batch.storage.redaction import has_userinfo, redacted, without_credentials
@@ -51,7 +52,7 @@ def _retried(method: Callable[Concatenate["Location", P], T]) -> Callable[Concat
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A file or a folder: a local path, `s3://`, `gs://`; `options` are fsspec's for that file system.
+    """A file or a folder: a local path, `s3://`, `gs://`, `hf://`; `options` are fsspec's for that file system.
 
     Passing trouble (a server that is busy, connections that break) is tried again for `retry_seconds`; what
     will not pass (access denied, a full disk) is raised at once.
@@ -78,6 +79,8 @@ class Location:
         scheme, rest = scheme_of(url), url.partition("://")[2].strip("/")
         if scheme != "file" and not rest:
             raise ConfigError(f"{printable(url)}: names no bucket")
+        if scheme == HUB and not names_repository(url):
+            raise ConfigError(f"{printable(url)}: names no repository; write hf://datasets/OWNER/NAME/path")
         url = absolute(url) if scheme == "file" else f"{scheme}://{url.partition('://')[2].rstrip('/')}"
         location = cls(url, with_defaults(scheme, options or {}), retry_seconds)
         location._check_scheme()
@@ -87,7 +90,7 @@ class Location:
         try:
             fsspec.get_filesystem_class(scheme_of(self.url))
         except ValueError:
-            raise ConfigError(f"{self.shown}: unknown scheme; use a path, s3:// or gs://") from None
+            raise ConfigError(f"{self.shown}: unknown scheme; use a path, s3://, gs:// or hf://") from None
         except ImportError as error:
             raise ConfigError(f"{self.shown}: {error}") from None
 
@@ -120,7 +123,8 @@ class Location:
 
     @_retried
     def is_folder(self) -> bool:
-        return bool(self.fs.isdir(self.path))
+        is_on_hub = scheme_of(self.url) == HUB
+        return is_folder(self.fs, self.path) if is_on_hub else bool(self.fs.isdir(self.path))
 
     @_retried
     def files(self) -> list[str]:
@@ -160,9 +164,9 @@ class Location:
 
         return retrying(self)(once)
 
-    def open_file(self, path: str) -> Any:
+    def open_file(self, path: str, **options: Any) -> Any:
         """A file of the same file system, under that system's own name for it, to read and seek in."""
-        file = self.patiently(lambda: self.fs.open(path, "rb"))
+        file = self.patiently(lambda: self.fs.open(path, "rb", **options))
         return file if self.is_local else PatientFile(file, self.patiently)
 
     @_retried

@@ -10,39 +10,23 @@ Knows no column by name, and not where a file lies.
 
 import base64
 import binascii
-import contextlib
 import io
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from star_batch.storage.untrusted import NAME, decoded, decoding, refuse_extensions
+from star_batch.storage.untrusted import ExtensionRefused as ExtensionRefused
+
 _KEY, _HIDDEN_KEY = b"ARROW:schema", b"ARROW-schema"
-_NAME, _HIDDEN_NAME = b"ARROW:extension:name", b"ARROW-extension-name"
 _MAGIC = b"PAR1"
 _TAIL = 8
 """The footer's length in four bytes, and the magic word."""
 _FIRST_READ = 65_536
-_LONGEST_NAME = 100
 _BUFFER = 2 * 2**20
 _FIRST_ROWS = 16
-
-PLAIN = frozenset(
-    {
-        *("arrow.json", "arrow.uuid", "arrow.bool8", "arrow.opaque"),
-        *("arrow.fixed_shape_tensor", "arrow.variable_shape_tensor", "arrow.timestamp_with_offset"),
-        *("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_variable_shaped_tensor"),
-        *("pandas.period", "pandas.interval"),
-        *(f"datasets.features.features.Array{n}DExtensionType" for n in range(2, 6)),
-    }
-)
-"""Extension types that are read as what they are stored as: numbers, text, and lists of them."""
-
-
-class ExtensionRefused(pa.ArrowTypeError):  # type: ignore[misc]  # pyarrow is not typed
-    """A column has an extension type that is not read."""
 
 
 def open_parquet(file: Any) -> pq.ParquetFile:
@@ -57,7 +41,7 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     """
     footer = _footer(file)
     # The same length, so that nothing else in the footer has to change.
-    with _decoding():
+    with decoding():
         hidden = _metadata(footer.replace(_KEY, _HIDDEN_KEY))
         is_plain = _is_plain((hidden.metadata or {}).get(_HIDDEN_KEY), footer.count(_KEY))
         return pq.ParquetFile(
@@ -78,7 +62,7 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         pa.ArrowException: not Parquet, or broken, or one of the columns is not there.
     """
     file = open_parquet(io.BytesIO(data))
-    with _decoding():
+    with decoding():
         if missing := set(columns or ()) - set(file.schema_arrow.names):
             raise pa.ArrowInvalid(f"no columns {sorted(missing)}")
         return file.read(columns=columns)
@@ -97,7 +81,7 @@ def read_batches(
     start, most = 0, min(most_rows, num_rows)
     while start < num_rows:
         try:
-            for batch in _decoded(_from_row(file, row_group, columns, start, most, num_bytes)):
+            for batch in decoded(_from_row(file, row_group, columns, start, most, num_bytes)):
                 start += batch.num_rows
                 yield batch.slice(0, batch.num_rows - max(0, start - num_rows))
                 if start >= num_rows:
@@ -108,38 +92,6 @@ def read_batches(
             if most == 1:
                 raise
             most = max(1, most // 8)
-
-
-@contextlib.contextmanager
-def _decoding() -> Iterator[None]:
-    """What Arrow raises of bytes that are broken is an `ArrowException`; what a file system raises stays as it is.
-
-    Arrow makes a plain `OSError`, without a number, of pages that cannot be unpacked, and Python fails at names that
-    are no text and at types that are nested too deep.
-    """
-    try:
-        yield
-    except pa.ArrowException:
-        raise
-    except OSError as error:
-        if type(error) is not OSError or error.errno is not None or not _is_arrows(error):
-            raise
-        raise pa.ArrowInvalid(str(error)) from None
-    except (UnicodeDecodeError, OverflowError, RecursionError) as error:
-        raise pa.ArrowInvalid(f"{type(error).__name__}: {error}") from None
-
-
-def _is_arrows(error: OSError) -> bool:
-    """Whether Arrow itself has raised it, and no file to which it only called back."""
-    raiser = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        raiser = str(frame.f_globals.get("__name__", ""))
-    return raiser.partition(".")[0] == "pyarrow"
-
-
-def _decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    with _decoding():
-        yield from batches
 
 
 def _from_row(
@@ -231,35 +183,6 @@ def _is_plain(described: bytes | None, num_described: int) -> bool:
         message = base64.b64decode(described, validate=True)
     except binascii.Error:
         return False
-    _refuse_extensions(message)
+    refuse_extensions(message)
     # Who reads base64 more leniently than we did may see another schema.
-    return num_described == 1 and _NAME not in message and base64.b64encode(message) == described
-
-
-def _refuse_extensions(message: bytes) -> None:
-    try:
-        schema = pa.ipc.read_schema(pa.py_buffer(message.replace(_NAME, _HIDDEN_NAME)))
-    except pa.ArrowException:
-        if _NAME in message:
-            raise ExtensionRefused("its Arrow schema is broken, and names extension types") from None
-        return
-    for column, name in (found for field in schema for found in _extensions(field, field.name)):
-        if name not in PLAIN:
-            raise ExtensionRefused(
-                f"column {column[:_LONGEST_NAME]!r} has the extension type {name[:_LONGEST_NAME]!r}, which is not "
-                "read, as such types can run code; write it as plain bytes, text, numbers or lists"
-            )
-
-
-def _extensions(field: pa.Field, path: str) -> Iterator[tuple[str, str]]:
-    """Every field at or below this one that is of an extension type: where, and the type's name."""
-    if name := (field.metadata or {}).get(_HIDDEN_NAME):
-        yield path, name.decode("utf-8", "backslashreplace")
-    for child in _children(field.type):
-        yield from _extensions(child, f"{path}.{child.name}")
-
-
-def _children(type: pa.DataType) -> list[pa.Field]:
-    if pa.types.is_dictionary(type):
-        return _children(type.value_type)
-    return [type.field(index) for index in range(type.num_fields)]
+    return num_described == 1 and NAME not in message and base64.b64encode(message) == described

@@ -45,7 +45,7 @@ _OPTION_NAME = re.compile(r"(?i)key|secret|token|passw|pwd|credential|auth|sas|s
 # Words of file system options that say where or how, never who.
 _HARMLESS_OPTIONS = frozenset({"signature_version", "max_keys"})
 # What the storages' clients take from the environment, and may quote.
-_CLIENTS_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_CLIENTS_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # Shorter ones would blank out innocent text.
 _SHORTEST_SECRET = 6
 _SHORTEST_VARIABLE = 16

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from http.client import IncompleteRead
 from typing import Any
 
+from star_batch.storage import hub
 from star_batch.storage.redaction import redacted
 from star_batch.wording import printable
 
@@ -61,7 +62,7 @@ def typed() -> Iterator[None]:
     except STORAGE_ERRORS:
         raise
     except Exception as error:
-        if not (_is_of(error, _GOOGLE | _AMAZON) or _is_plain_refusal(error)):
+        if not (_is_of(error, _GOOGLE | _AMAZON) or hub.is_hubs(error) or _is_plain_refusal(error)):
             raise
         raise RemoteError(str(error)) from error
 
@@ -72,6 +73,8 @@ def is_transient(error: BaseException) -> bool:
     for said in (error, error.__cause__):
         if _is_refusal(said):
             return _status(said) in _TRANSIENT_STATUS or code_of(said) in _TRANSIENT_CODES
+        if said is not None and hub.is_hubs(said):
+            return hub.passes(said, _TRANSIENT_STATUS)
         if said is not None and _is_of(said, _GOOGLE):
             return _is_googles_hiccup(said)
     if _kinds(_said(error)) & _TRANSIENT_KINDS:
@@ -133,6 +136,8 @@ def _response(error: BaseException | None) -> Any:
 
 def explain(error: BaseException, options: Mapping[str, Any] | None = None) -> str:
     """One line about what a file system raised, without secrets."""
+    if (why := hub.told(error) or hub.told(error.__cause__)) is not None:
+        return printable(redacted(why, options))
     match error:
         case FileNotFoundError():
             return "not found"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from star_batch.storage.hub import HUB, with_hub_defaults
+
 
 def scheme_of(url: str) -> str:
     """`file` for a plain path."""
@@ -33,4 +35,4 @@ def with_defaults(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("use_listings_cache", False)
         if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
             given.setdefault("endpoint_url", emulator)
-    return given
+    return with_hub_defaults(given) if scheme == HUB else given
