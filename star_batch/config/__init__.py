@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from star_batch.config.cluster import Cluster, Faults, Metrics
     from star_batch.config.defaults import MAX_IMAGE_PIXELS, RETRY_SECONDS
     from star_batch.config.flags import FLAGS, FORMER_FLAGS
-    from star_batch.config.input import Fetch, Input, Question
+    from star_batch.config.input import ALL_COLUMNS, Fetch, Input, Question
     from star_batch.config.load import load_config, parse_config
     from star_batch.config.schema import JobConfig, Model, Output
 
 __all__ = [
+    "ALL_COLUMNS",
     "FLAGS",
     "FORMER_FLAGS",
     "MAX_IMAGE_PIXELS",
@@ -37,7 +38,7 @@ _MODULES = {
     "cluster": ("Cluster", "Faults", "Metrics"),
     "defaults": ("MAX_IMAGE_PIXELS", "RETRY_SECONDS"),
     "flags": ("FLAGS", "FORMER_FLAGS"),
-    "input": ("Fetch", "Input", "Question"),
+    "input": ("ALL_COLUMNS", "Fetch", "Input", "Question"),
     "load": ("load_config", "parse_config"),
     "schema": ("JobConfig", "Model", "Output"),
 }

@@ -28,6 +28,7 @@ from star_batch.commit.snapshots import (
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
 from star_batch.inputs.base import Format, format_of, plan_input
+from star_batch.inputs.columns import with_kept_columns
 from star_batch.inputs.rows import InputPlan, distinct
 from star_batch.metrics import EngineSnapshot, Progress, Summary
 from star_batch.monitor.export import Board, endpoint, push
@@ -115,6 +116,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     config = format.stage(config)
     output = Location.of(config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds)
     plan, ids = distinct(plan_input(config.input, output), config.input.duplicates)
+    config = config.model_copy(update={"input": with_kept_columns(config.input, plan.schema)})
     checkpoint, generation = backend.identify(config), backend.generation(config)
     job = _Job(
         config=config,
