@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from star_batch.commit.answers import read_answers
     from star_batch.config import JobConfig, load_config
     from star_batch.engine import Engine
     from star_batch.options import Decoding, EngineOptions
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "Decoding", "Engine", "EngineOptions", "JobConfig", "Pruning", "Record", "load_config", "run"]
+__all__ = [
+    "Answer",
+    "Decoding",
+    "Engine",
+    "EngineOptions",
+    "JobConfig",
+    "Pruning",
+    "Record",
+    "load_config",
+    "read_answers",
+    "run",
+]
 
 
 _ROOMS = {
@@ -29,6 +41,7 @@ _ROOMS = {
     "Pruning": "pruning",
     "Record": "records",
     "load_config": "config",
+    "read_answers": "commit.answers",
     "run": "pipeline.job",
 }
 

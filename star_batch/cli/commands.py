@@ -21,6 +21,7 @@ PLACES = {
     "status": "star_batch.cli.outputs",
     "verify": "star_batch.cli.outputs",
     "report": "star_batch.cli.outputs",
+    "export": "star_batch.cli.export",
     "demo": "star_batch.cli.demo",
     "bench": "star_batch.cli.bench",
 }
@@ -31,6 +32,7 @@ _IN_SHORT = {
     "status": "How far a job is, and who is at work on it.",
     "verify": "Check that an output holds every row exactly once.",
     "report": "Draw an output's report: one page that opens offline.",
+    "export": "Write an output's answers as JSON Lines, CSV, WebDataset or a dataset.",
     "demo": "See it work, with a small model that comes along.",
     "bench": "Measure it: speed and accuracy, side by side.",
 }

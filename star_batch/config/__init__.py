@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from star_batch.config.flags import FLAGS, FORMER_FLAGS
     from star_batch.config.input import ALL_COLUMNS, Fetch, Input, Question
     from star_batch.config.load import load_config, parse_config
-    from star_batch.config.schema import JobConfig, Model, Output
+    from star_batch.config.schema import EXPORT_FORMATS, ExportFormat, JobConfig, Model, Output
 
 __all__ = [
     "ALL_COLUMNS",
+    "EXPORT_FORMATS",
     "FLAGS",
     "FORMER_FLAGS",
     "MAX_IMAGE_PIXELS",
     "RETRY_SECONDS",
     "Cluster",
+    "ExportFormat",
     "Faults",
     "Fetch",
     "Input",
@@ -40,7 +42,7 @@ _MODULES = {
     "flags": ("FLAGS", "FORMER_FLAGS"),
     "input": ("ALL_COLUMNS", "Fetch", "Input", "Question"),
     "load": ("load_config", "parse_config"),
-    "schema": ("JobConfig", "Model", "Output"),
+    "schema": ("EXPORT_FORMATS", "ExportFormat", "JobConfig", "Model", "Output"),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

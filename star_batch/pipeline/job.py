@@ -27,6 +27,7 @@ from star_batch.commit.snapshots import (
 )
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
+from star_batch.export.write import export_finished
 from star_batch.inputs.base import Format, format_of, plan_input
 from star_batch.inputs.columns import with_kept_columns
 from star_batch.inputs.rows import InputPlan, distinct
@@ -173,6 +174,7 @@ def _finished_before(job: _Job) -> Summary | None:
     summary = read_summary(job.output)
     if summary is not None:
         logger.info("%s is complete: %d rows", job.output.shown, summary.rows)
+        export_finished(job.output, job.config.output.export, job.config.input)
     return summary
 
 
@@ -221,7 +223,9 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         max_failed=job.config.faults.max_failed,
         write_results=job.format.write_results,
     )
-    return finalise(job.output, expected, lease.confirm, completion)
+    summary = finalise(job.output, expected, lease.confirm, completion)
+    export_finished(job.output, job.config.output.export, job.config.input)
+    return summary
 
 
 def _kept(job: _Job, epoch: Epoch, seen: Snapshot) -> Sequence[Commit]:
