@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from star_batch.report import RowNotes, render
+from star_batch.report import Choice, RowNotes, render
 from star_batch.report.labels import Uncertain
 from star_batch.report.rows import Failed
 from tests.report.samples import HOSTILE, report, sample, summary
@@ -111,3 +111,11 @@ def test_a_table_of_labels_is_unbroken_and_moves_by_itself(show: Callable[..., A
     assert opened.execute_script(tall) < 45
     wider = "const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth"
     assert opened.execute_script(wider)
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_labels_on_a_card_are_unbroken(show: Callable[..., Any], width: int) -> None:
+    card = sample(choices=(Choice("word" * 30, 0.7), Choice("none", 0.3)))
+    opened = show(render(report(samples=[card] * 2)), width)
+    tall = "return Math.max(...[...document.querySelectorAll('.choices tr')].map(row => row.offsetHeight))"
+    assert 10 < opened.execute_script(tall) < 35
