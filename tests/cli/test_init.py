@@ -1,9 +1,9 @@
 """`init` on data of several kinds: the file it writes is a job, and the job runs."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pytest
 
@@ -27,6 +27,7 @@ def with_bytes(folder: Path) -> str:
 
 
 def with_class_labels(folder: Path) -> str:
+    datasets = import_module("datasets")
     features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "a: dog"])})
     values = {"picture": [{"bytes": png(n), "path": None} for n in range(4)], "label": [0, 1, 0, 1]}
     datasets.Dataset.from_dict(values, features=features).to_parquet(str(folder / "in.parquet"))
