@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from star_batch.api import plan, run
+    from star_batch.commit.answers import read_answers
     from star_batch.config import JobConfig, load_config
     from star_batch.engine import Engine
     from star_batch.options import Decoding, EngineOptions
@@ -27,6 +28,7 @@ __all__ = [
     "Record",
     "load_config",
     "plan",
+    "read_answers",
     "run",
 ]
 
@@ -41,6 +43,7 @@ _ROOMS = {
     "Record": "records",
     "load_config": "config",
     "plan": "api",
+    "read_answers": "commit.answers",
     "run": "api",
 }
 

@@ -15,6 +15,18 @@ _IMAGE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|.{4}ftyp(?:avi[fs]|hei|hev|mif1|msf1)",
     re.DOTALL,
 )
+# What files of these formats are called: (offset, bytes, suffix).
+_SUFFIXES = (
+    (0, b"\xff\xd8\xff", "jpg"),
+    (0, b"\x89PNG", "png"),
+    (0, b"GIF8", "gif"),
+    (8, b"WEBP", "webp"),
+    (0, b"II", "tif"),
+    (0, b"MM", "tif"),
+    (0, b"BM", "bmp"),
+    (4, b"ftypavi", "avif"),
+    (4, b"ftyp", "heic"),
+)
 # How files of other formats begin, so that a refusal can name them: (offset, bytes, name).
 _OTHER_FORMATS = (
     (0, b"%PDF", "PDF"),
@@ -72,6 +84,11 @@ _PACKED = (
 def begins_as_image(data: bytes) -> bool:
     """Whether bytes begin as the files of some common format of images do."""
     return _IMAGE.match(data) is not None
+
+
+def image_suffix(data: bytes) -> str:
+    """How files of such bytes are usually called; `img` where nobody knows."""
+    return next((suffix for offset, magic, suffix in _SUFFIXES if data.startswith(magic, offset)), "img")
 
 
 def other_format(data: bytes) -> str | None:

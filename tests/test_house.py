@@ -46,6 +46,7 @@ FLOORS = {
     "inputs": 4,
     "openai": 4,
     "report": 4,
+    "export": 5,
     "pipeline": 5,
     "bench": 6,
     "forecast": 6,
@@ -60,7 +61,7 @@ STRANGERS = [
     ("models", "pruning"),
     ("engine", "commit"),
     ("commit", "engine"),
-    *((room, other) for room in ("inputs", "openai", "report") for other in ("models", "pruning", "engine")),
+    *((room, other) for room in ("inputs", "openai", "report", "export") for other in ("models", "pruning", "engine")),
 ]
 RAY_ROOMS = {"pipeline"}
 SCENES = tuple(f"star_batch.demo.{name}" for name in ("scenes", "drawing", "questions", "rows"))
@@ -178,7 +179,7 @@ def in_new_process(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["storage", "commit", "inputs", "openai", "monitor", "report"])
+@pytest.mark.parametrize("name", ["storage", "commit", "inputs", "openai", "monitor", "report", "export"])
 def test_rooms_below_the_pipeline_import_where_ray_is_not_installed(name: str) -> None:
     """And where the engine's libraries are not: somebody with another engine uses them alone."""
     own = [module for module in modules() if room(module) == name]

@@ -16,21 +16,25 @@ from star_batch.cli.exits import exit_codes, plainly
 from star_batch.cli.usage import Command, Group
 
 PLACES = {
+    "init": "star_batch.cli.init",
     "run": "star_batch.cli.run",
     "plan": "star_batch.cli.plan",
     "status": "star_batch.cli.outputs",
     "verify": "star_batch.cli.outputs",
     "report": "star_batch.cli.outputs",
+    "export": "star_batch.cli.export",
     "demo": "star_batch.cli.demo",
     "bench": "star_batch.cli.bench",
 }
 """The module of each command: a function of its name there, or an `app` of several."""
 
 _IN_SHORT = {
+    "init": "Write a job's file for data that is there.",
     "plan": "What a job will be like, how long it takes and what it costs.",
     "status": "How far a job is, and who is at work on it.",
     "verify": "Check that an output holds every row exactly once.",
     "report": "Draw an output's report: one page that opens offline.",
+    "export": "Write an output's answers as JSON Lines, CSV, WebDataset or a dataset.",
     "demo": "See it work, with a small model that comes along.",
     "bench": "Measure it: speed and accuracy, side by side.",
 }

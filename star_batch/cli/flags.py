@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import csv
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -83,6 +84,26 @@ def _keys() -> list[str]:
     return [f"{section}.{key}=" for section, keys in known_keys().items() for key in keys]
 
 
+def several(typed: Iterable[str] | None) -> list[str] | None:
+    """What was typed once or several times, with commas between or without; one in double quotes may hold a comma."""
+    if not typed:
+        return None
+    return [each.strip() for row in csv.reader(typed, skipinitialspace=True) for each in row if each.strip()]
+
+
+def named(typed: Iterable[str] | None, option: str) -> dict[str, str] | None:
+    """`NAME=TEXT`, one or several."""
+    found: dict[str, str] = {}
+    for each in typed or ():
+        name, equals, text = each.partition("=")
+        if not (equals and name.strip() and text.strip()):
+            raise typer.BadParameter(f"{quoted(each)} is not NAME=TEXT", param_hint=f"'{option}'")
+        if name.strip() in found:
+            raise typer.BadParameter(f"{quoted(name.strip())} is there twice", param_hint=f"'{option}'")
+        found[name.strip()] = text.strip()
+    return found or None
+
+
 def with_examples(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command whose help ends with examples."""
 
@@ -135,6 +156,11 @@ Settings = Annotated[
     ),
 ]
 Paths = Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")]
+Choices = Annotated[list[str] | None, text("A,B,C", "Answers to choose from: with commas between, or repeatable.")]
+Questions = Annotated[list[str] | None, text("NAME=TEXT", "One of several questions for all rows; repeatable.")]
+KeepColumns = Annotated[
+    list[str] | None, column("Columns to carry along, or * for all without images; with commas, or repeatable.")
+]
 Kind = Annotated[
     str | None, text("KIND", f"What the input is: {', '.join(KINDS.loaded)}, or a plugin's.", *KINDS.loaded)
 ]

@@ -23,7 +23,7 @@ def status(out: Folder, verbose: Tracebacks = False, quiet: ResultsOnly = False)
     """
     from star_batch.commit import audit
 
-    _show_status(audit.status(_place(out)[0]))
+    _show_status(audit.status(place_of(out)[0]))
 
 
 def verify(
@@ -40,7 +40,7 @@ def verify(
     from star_batch.commit import audit
     from star_batch.inputs.comparison import compare, recorded_input
 
-    place, options = _place(out)
+    place, options = place_of(out)
     source = None if no_input else recorded_input(place, options)
     if source is not None and input:
         source = source.model_copy(update={"path": tuple(input)})
@@ -71,7 +71,7 @@ def report(
     from star_batch.report.redraw import redraw
     from star_batch.storage.location import Location, failing_as
 
-    place = _place(out)[0]
+    place = place_of(out)[0]
     page = redraw(place)
     target = Location.of(to) if to is not None else place.at(REPORT)
     with failing_as(OutputError, "write the report", target):
@@ -80,7 +80,7 @@ def report(
         show_line(target.shown)
 
 
-def _place(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
+def place_of(folder_or_job: str) -> tuple[Any, dict[str, Any]]:
     """The output's place, and the options of the input's storage, where a job's file tells them."""
     from star_batch.storage.location import Location
 

@@ -25,6 +25,7 @@ _EFFICIENCY_HELP = "Of the roofline that --gpu reaches, as a share."
 _OF_A_RUN = (
     "ray_address",
     "pushgateway",
+    "samples",
     "retry_failed",
     "overwrite",
 )

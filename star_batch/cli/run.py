@@ -7,18 +7,23 @@ from typing import Annotated
 import typer
 
 from star_batch.cli.flags import (
+    Choices,
     Device,
     DtypeName,
     Keep,
+    KeepColumns,
     Kind,
     LogFormatName,
     MethodName,
     Paths,
     Pushgateway,
+    Questions,
     Quiet,
     Settings,
     Verbose,
     column,
+    named,
+    several,
     text,
     with_examples,
 )
@@ -48,6 +53,11 @@ A job file on other data, with a quarter of the visual tokens:
     --output s3://bucket/june-answers --method star --keep 0.25
 
 \b
+Labels, of which the answer is always one, beside columns of the input:
+  star-batch run --model demo --input photos.parquet --output labels \\
+    --prompt 'What is it?' --choices cat,dog,other --keep-columns url
+
+\b
 What has no flag of its own goes by --set:
   star-batch run job.yaml --set faults.max_failed=0.05 \\
     --set input.keep_columns='[label, url]'
@@ -67,11 +77,15 @@ def run(
     keep: Keep = None,
     prompt_column: Annotated[str | None, column("Questions, one per row.")] = None,
     prompt: Annotated[str | None, text("TEXT", "One question for all rows; {column} is filled in.")] = None,
+    questions: Questions = None,
+    choices: Choices = None,
+    keep_columns: KeepColumns = None,
     max_new_tokens: Annotated[int | None, text("N", "Longest answer (64).")] = None,
     actors: Annotated[int | None, text("N", "Engines that run side by side (1).")] = None,
     device: Device = None,
     dtype: DtypeName = None,
     limit: Annotated[int | None, text("N", "Only the first N rows.")] = None,
+    samples: Annotated[int | None, text("N", "Pictures in the report's gallery (48).")] = None,
     settings: Settings = None,
     ray_address: Annotated[str | None, text("ADDRESS", "A running Ray cluster; else a local one.")] = None,
     pushgateway: Pushgateway = None,
@@ -90,7 +104,13 @@ def run(
 
 def job_of(context: typer.Context) -> JobConfig:
     """The job that was typed, by a command that has the options of `run`."""
-    given = context.params | {"input": _one_or_many(context.params["input"])}
+    params = context.params
+    given = params | {
+        "input": _one_or_many(params["input"]),
+        "questions": named(params["questions"], "--questions"),
+        "choices": several(params["choices"]),
+        "keep_columns": several(params["keep_columns"]),
+    }
     flags = {key: given[flag.removeprefix("--").replace("-", "_")] for key, flag in FLAGS.items()}
     # A switch that is not set leaves the file's word.
     set_flags = {key: None if value is False else value for key, value in flags.items()}

@@ -37,7 +37,9 @@ def _summary_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     for question, share in summary.agreement.items():
         about = "labels" if question == ONE_QUESTION else f"{short_name(question)}: labels"
         yield "agreement", percent(share), f"{about} that are the reference"
-    yield "images/s", f"{summary.images_per_second:,.1f}", f"in {duration(summary.wall_seconds)}"
+    whole, working = duration(summary.wall_seconds), duration(summary.working_seconds)
+    note = f"while engines were at work, {working} of {whole}" if summary.working_seconds else f"in {whole}"
+    yield "images/s", f"{summary.images_per_second:,.1f}", note
     if summary.mean_visual_tokens is not None:
         yield "visual tokens", f"{summary.mean_visual_tokens:,.0f}", _kept(summary)
     yield "tokens/s", f"{summary.input_tokens_per_second:,.0f}", "into the language model"

@@ -10,6 +10,7 @@ from star_batch.commit.layout import (
     COMMITS,
     EPOCHS,
     ERROR_FILE,
+    EXPORTS,
     METRICS,
     OUTPUT_FILE,
     REPORT,
@@ -24,6 +25,10 @@ from star_batch.storage.location import Location
 
 _SUFFIXES = (".json", ".parquet", ".prom")
 _STAGED = re.compile(rf"{REQUESTS}/([0-9a-f]{{16}})/\.?(?:\d{{6}}\.parquet|_STAGED)(?:\.[0-9a-f]{{32}})?")
+_EXPORTED = re.compile(
+    r"(answers\.(jsonl|csv)|webdataset/\d{5}\.tar|dataset/README\.md|dataset/data/train-\d{5}\.parquet)"
+)
+_EXPORT_RECORD = f"{METRICS}/exports.json"
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 _LAST_WORDS = (SUCCESS, "_STAGED")
 """What says that something is whole."""
@@ -36,7 +41,9 @@ def clear(output: Location, before: int, keep: Sequence[str] = ()) -> None:
     # First, so that whoever comes after a death in between takes nothing for whole.
     words = [name for name in old if name.rpartition("/")[2] in _LAST_WORDS]
     delete(output.at(name) for name in words)
-    delete(output.at(name) for name in old if name not in words)
+    # The record of the exports last: without it nobody knows that they are ours.
+    delete(output.at(name) for name in old if name not in (*words, _EXPORT_RECORD))
+    delete(output.at(name) for name in old if name == _EXPORT_RECORD)
     if output.is_local:
         _remove_empty_folders(output)
 
@@ -45,6 +52,8 @@ def _old(names: list[str], before: int, staged: Collection[str]) -> Iterator[str
     # Files with these names are ours only where there are requests of ours.
     had_requests = any(_STAGED.fullmatch(name) for name in names)
     files = {SUCCESS, RUN, REPORT, *((OUTPUT_FILE, ERROR_FILE) if had_requests else ())}
+    if _EXPORT_RECORD in names:
+        files |= {name for name in names if _EXPORTED.fullmatch(name)}
     for name in names:
         folder, _, file = name.partition("/")
         request, draft = _STAGED.fullmatch(name), _DRAFT.fullmatch(name)
@@ -66,7 +75,7 @@ def _is_of(name: str, epoch: int) -> bool:
 
 
 def _remove_empty_folders(output: Location) -> None:
-    top = output.at(REQUESTS).path
-    for folder, _, _ in os.walk(top, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+    for name in (REQUESTS, EXPORTS["webdataset"], EXPORTS["dataset"]):
+        for folder, _, _ in os.walk(output.at(name).path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

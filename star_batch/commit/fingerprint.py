@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from star_batch.config import JobConfig
+from star_batch.records import ANSWER_SCHEMA
 
 SCHEMA_VERSION = 2
 """Raised when the columns of the answers change their meaning."""
@@ -99,6 +100,8 @@ def fingerprint_of(
         "output": {"token_ids": config.output.token_ids},
         "schema": {"version": SCHEMA_VERSION},
     }
+    if set(config.input.keep_columns) & set(ANSWER_SCHEMA.names):  # elsewhere no name depends on it
+        sections["input"] |= {"keep_prefix": config.input.keep_prefix}
     if labels:  # an output of numbers does not go on with names
         sections["input"] |= {"labels": list(labels)}
     # A round trip through JSON, so that parts read back from a file compare equal.

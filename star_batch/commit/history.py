@@ -7,11 +7,13 @@ import contextlib
 import io
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 _WRITE_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 _INFO = b"star_batch"
+_WORK = ("rows_answered", "vision_seconds", "select_seconds", "prefill_seconds", "decode_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,17 @@ class History:
     @property
     def stats(self) -> EngineStats:
         return EngineStats(**{f.name: pc.sum(self.throughput[f.name]).as_py() or 0 for f in fields(EngineStats)})
+
+    @property
+    def working_seconds(self) -> float:
+        """In which at least one engine was at work, as far as its intervals tell."""
+        busy = sum((self.throughput[name].to_numpy() for name in _WORK), np.zeros(self.throughput.num_rows)) > 0
+        spans = self.throughput.select(["start", "end"]).filter(pa.array(busy)).sort_by("start")
+        seconds, until = 0.0, -math.inf
+        for start, end in zip(spans["start"].to_pylist(), spans["end"].to_pylist(), strict=True):
+            seconds += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return seconds
 
     @property
     def fetch_seconds(self) -> float:

@@ -8,6 +8,7 @@
     _metrics/              summary.json, throughput.parquet, metrics.prom, sample-*.parquet
     _run.json              configuration, fingerprint, versions, hardware
     report.html            see `star_batch.report`
+    answers.jsonl, answers.csv, webdataset/, dataset/   see `star_batch.export`
     _requests/, output.jsonl, errors.jsonl   see `star_batch.openai`
     _SUCCESS               last; names the epoch that is complete
 
@@ -36,6 +37,8 @@ REPORT = "report.html"
 REQUESTS = "_requests"
 OUTPUT_FILE = "output.jsonl"
 ERROR_FILE = "errors.jsonl"
+EXPORTS = {"jsonl": "answers.jsonl", "csv": "answers.csv", "webdataset": "webdataset", "dataset": "dataset"}
+"""Where the answers are in other forms, by format; derived from what counts, and never read again."""
 _THREADS = 16
 # <epoch>-<holder>-<hash of the ids>-<attempt>; a local draft begins with a dot and ends with more.
 _PART = re.compile(r"\.?([0-9]{8})-[0-9a-f]{12}-[0-9a-f]{32}-[0-9a-f]{32}\.parquet(\.[0-9a-f]{32})?")

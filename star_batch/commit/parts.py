@@ -99,7 +99,7 @@ def _whole(written: pa.Table, needed: Sequence[str]) -> pa.Table:
     return table
 
 
-def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_parts(output: Location, commits: Sequence[Commit], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Parts in order, some of them read ahead."""
     with ThreadPoolExecutor(_THREADS) as threads:
         for start in range(0, len(commits), _THREADS):

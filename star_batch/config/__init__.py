@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from star_batch.config.cluster import Cluster, Faults, Metrics
     from star_batch.config.defaults import MAX_IMAGE_PIXELS, RETRY_SECONDS
     from star_batch.config.flags import FLAGS, FORMER_FLAGS
-    from star_batch.config.input import Fetch, Input, Question
+    from star_batch.config.input import ALL_COLUMNS, Fetch, Input, Question
     from star_batch.config.load import load_config, parse_config
-    from star_batch.config.schema import JobConfig, Model, Output
+    from star_batch.config.schema import EXPORT_FORMATS, ExportFormat, JobConfig, Model, Output
 
 __all__ = [
+    "ALL_COLUMNS",
+    "EXPORT_FORMATS",
     "FLAGS",
     "FORMER_FLAGS",
     "MAX_IMAGE_PIXELS",
     "RETRY_SECONDS",
     "Cluster",
+    "ExportFormat",
     "Faults",
     "Fetch",
     "Input",
@@ -37,9 +40,9 @@ _MODULES = {
     "cluster": ("Cluster", "Faults", "Metrics"),
     "defaults": ("MAX_IMAGE_PIXELS", "RETRY_SECONDS"),
     "flags": ("FLAGS", "FORMER_FLAGS"),
-    "input": ("Fetch", "Input", "Question"),
+    "input": ("ALL_COLUMNS", "Fetch", "Input", "Question"),
     "load": ("load_config", "parse_config"),
-    "schema": ("JobConfig", "Model", "Output"),
+    "schema": ("EXPORT_FORMATS", "ExportFormat", "JobConfig", "Model", "Output"),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

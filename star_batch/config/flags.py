@@ -9,6 +9,9 @@ FLAGS = {
     "pruning.keep": "--keep",
     "input.prompt_column": "--prompt-column",
     "input.prompt": "--prompt",
+    "input.questions": "--questions",
+    "input.choices": "--choices",
+    "input.keep_columns": "--keep-columns",
     "decoding.max_new_tokens": "--max-new-tokens",
     "cluster.actors": "--actors",
     "model.device": "--device",
@@ -16,6 +19,7 @@ FLAGS = {
     "input.limit": "--limit",
     "cluster.address": "--ray-address",
     "metrics.pushgateway": "--pushgateway",
+    "output.samples": "--samples",
     "output.retry_failed": "--retry-failed",
     "output.overwrite": "--overwrite",
 }

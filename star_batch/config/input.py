@@ -10,6 +10,9 @@ from star_batch.config.kinds import KINDS
 from star_batch.config.section import Section
 from star_batch.wording import quoted
 
+ALL_COLUMNS = "*"
+"""Among `keep_columns`: all that hold no images."""
+
 
 def _distinct(choices: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if choices is not None and (len(set(choices)) < len(choices) or not all(map(str.strip, choices))):
@@ -72,6 +75,8 @@ class Input(Section):
     `fetch`: which images may come from the web.
     `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`; or ask
     several `questions` about each image, a section or just the words under a name each: rows `<id>#<name>`.
+    `keep_columns` are carried into the answers; `*` stands for all but `image_column` and columns of bytes. One whose
+    name the answers have themselves is carried with `keep_prefix` before it: `label` as `input_label`.
     `decoding_column` is a struct of any of `max_new_tokens, temperature, top_p, seed, stop`, which override the job's.
     `refused_column` holds the reason why a row is not to be answered; null answers it.
     `duplicates`: what to do about ids that stand in several rows: refuse the job, or answer the first row of each.
@@ -97,6 +102,7 @@ class Input(Section):
     choices: tuple[str, ...] | None = Field(default=None, min_length=1)
     reference_column: str | None = None
     keep_columns: tuple[str, ...] = ()
+    keep_prefix: str = Field(default="input_", min_length=1)
     limit: int | None = Field(default=None, ge=1)
     duplicates: Literal["refuse", "first"] = "refuse"
     vanished: Literal["refuse", "keep"] = "refuse"
@@ -119,6 +125,12 @@ class Input(Section):
         if not value or not all(value):
             raise ValueError("is empty")
         return value
+
+    @field_validator("keep_columns", mode="before")
+    @classmethod
+    def _all_columns(cls, value: Any) -> Any:
+        value = [value] if value == ALL_COLUMNS else value
+        return tuple(value) if isinstance(value, list) else value  # strict, from here on
 
     @field_validator("choices")
     @classmethod

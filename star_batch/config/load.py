@@ -18,8 +18,11 @@ from star_batch.job_file import read_yaml
 
 # A section that is a plain string means this key of it.
 _SHORT = {"model": "name", "output": "path"}
-# Of two keys that exclude each other, the one that was typed replaces the file's.
-_RIVALS = {"input.prompt": "prompt_column", "input.prompt_column": "prompt"}
+# Of keys that exclude each other, the one that was typed replaces the file's.
+_RIVALS = (
+    ("input.prompt", "input.prompt_column", "input.questions"),
+    ("input.choices", "input.choices_column"),
+)
 
 
 def load_config(file: str | Path | None, overrides: Mapping[str, Any], settings: Iterable[str] = ()) -> JobConfig:
@@ -37,8 +40,10 @@ def load_config(file: str | Path | None, overrides: Mapping[str, Any], settings:
     given = read_settings(settings)
     typed = given | flags
     _change_method(values, typed.get("pruning.method"))
-    for key, value in [*given.items(), *flags.items()]:
-        _put(values, key, value)
+    for group in (given, flags):
+        _drop_rivals(values, group)
+        for key, value in group.items():
+            put(values, key, value)
     return _checked(values, source=str(file) if file is not None else None, settings=given.keys() - flags.keys())
 
 
@@ -76,8 +81,10 @@ def _change_method(values: dict[str, Any], method: object) -> None:
         values["pruning"] = {key: value for key, value in section.items() if key in carried}
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    put(values, key, value)
-    section = values[key.partition(".")[0]]
-    if key in _RIVALS and value is not None and isinstance(section, dict):
-        section.pop(_RIVALS[key], None)
+def _drop_rivals(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
+    here = {".".join(key.split(".")[:2]) for key, value in typed.items() if value is not None}
+    for rivals in _RIVALS:
+        section = values.get("input")
+        if here & set(rivals) and isinstance(section, dict):
+            gone = {key.partition(".")[2] for key in rivals if key not in here}
+            values["input"] = {key: value for key, value in section.items() if key not in gone}

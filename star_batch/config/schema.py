@@ -3,7 +3,7 @@
 Storage options and the Pushgateway's URL may hold secrets and appear in no message.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from star_batch.config.section import Section
 from star_batch.options import Decoding, Dtype, EngineOptions
 from star_batch.pruning import Pruning
 
+ExportFormat: TypeAlias = Literal["jsonl", "csv", "webdataset", "dataset"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
 
 class Output(Section):
     """Where the answers go. A file and its marker are a commit: all of its rows become visible, or none.
@@ -22,12 +25,14 @@ class Output(Section):
     would need longer than that to fill one.
     `retry_failed`: rows that failed in an earlier run are answered again.
     `samples`: of about so many rows the picture and the tokens kept are stored, for the report's gallery.
+    `export`: forms in which the answers are written once more when the job is finished.
     `lease_seconds`: a run that was not heard of for so long may be succeeded by another.
     """
 
     path: str = Field(min_length=1)
     overwrite: bool = False
     retry_failed: bool = False
+    export: tuple[ExportFormat, ...] = ()
     lease_seconds: float = Field(default=60.0, ge=1.0, le=3600.0)
     token_ids: bool = False
     samples: int = Field(default=48, ge=0, le=1000)

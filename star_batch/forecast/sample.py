@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from star_batch.config import JobConfig
+from star_batch.inputs.columns import with_kept_columns
 from star_batch.inputs.pieces import Piece
 from star_batch.inputs.prepared import to_records
 from star_batch.inputs.preprocess import Preprocess
@@ -69,7 +70,7 @@ def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
         load_preprocessor(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
     stage = Preprocess(
-        input=config.input,
+        input=with_kept_columns(config.input, plan.schema),
         schema=plan.schema,
         sources=Sources.of(config.input, plan.root, only_names=plan.only_names),
         load=lambda: measuring,

@@ -5,17 +5,17 @@ Columns that a job does not need may be as they like.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from star_batch.commit.readable import to_python
-from star_batch.config import Input
-from star_batch.errors import ConfigError, InputError
+from star_batch.config import ALL_COLUMNS, Input
+from star_batch.errors import InputError
 from star_batch.inputs.byte_lists import image_type, is_list
 from star_batch.inputs.labels import label_names
+from star_batch.inputs.prepared import kept_names
 from star_batch.inputs.prompts import Template
-from star_batch.records import ANSWER_SCHEMA
 from star_batch.storage.location import explain
 from star_batch.wording import printable
 
@@ -52,15 +52,39 @@ def wanted_columns(config: Input) -> list[Wanted]:
         (config.refused_column, "refused_column", "text", _is_text),
         *((column, "reference_column", "text, numbers or booleans", _is_scalar) for column in references),
         *((column, "prompt", "text, numbers or booleans", _is_scalar) for column in template),
-        *((_check_kept(column), "keep_columns", "anything", _is_anything) for column in config.keep_columns),
+        *((column, "keep_columns", "anything", _is_anything) for column in config.keep_columns),
     ]
+    kept_names(config)
     return [Wanted(column, *rest) for column, *rest in named if column is not None]
 
 
-def _check_kept(column: str) -> str:
-    if column in ANSWER_SCHEMA.names:
-        raise ConfigError(f"keep_columns: {column!r} is the name of a column of the answers; rename it in the input")
-    return column
+def with_kept_columns(config: Input, schema: pa.Schema) -> Input:
+    """The same with each kept column by its name, where it says `*`; `schema` is that of the plan.
+
+    Raises:
+        ConfigError: two kept columns would have the same name among the answers.
+    """
+    if ALL_COLUMNS not in config.keep_columns:
+        return config
+    others = [field.name for field in schema if field.name != config.image_column and not _holds_bytes(field.type)]
+    named = [name for name in config.keep_columns if name != ALL_COLUMNS]
+    kept = config.model_copy(update={"keep_columns": tuple(dict.fromkeys([*named, *others]))})
+    kept_names(kept)
+    return kept
+
+
+def _in_full(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -> list[Wanted]:
+    """`*` among them stands for every column that is not wanted for its images and holds no bytes."""
+    star = next((column for column in wanted if column.column == ALL_COLUMNS), None)
+    if star is None or star.option != "keep_columns":
+        return list(wanted)
+    images = {column.column for column in wanted if column.option == "image_column"}
+    fields = [field for schema in schemas.values() for field in schema if not _holds_bytes(field.type)]
+    others = dict.fromkeys(field.name for field in fields if field.name not in images)
+    return [
+        *(column for column in wanted if column is not star),
+        *(replace(star, column=name) for name in others),
+    ]
 
 
 def unified_schema(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -> pa.Schema:
@@ -69,6 +93,7 @@ def unified_schema(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -
     Raises:
         InputError: a column is missing, there twice, of a wrong type, or of types that do not go together.
     """
+    wanted = _in_full(wanted, schemas)
     for name, schema in schemas.items():
         _check_present(wanted, name, schema)
     columns = list(dict.fromkeys(column.column for column in wanted))
@@ -92,6 +117,7 @@ def unified_schema(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -
 
 def label_columns(wanted: Sequence[Wanted], schemas: Mapping[str, pa.Schema]) -> tuple[str, ...]:
     """Of the columns that `unified_schema` makes text, those whose numbers have names."""
+    wanted = _in_full(wanted, schemas)
     may_have = {column.column for column in wanted if column.option in _NAMED}
     may_have -= {column.column for column in wanted if column.option not in _NAMED}
     return tuple(sorted(may_have & {name for schema in schemas.values() for name in label_names(schema)}))
@@ -195,6 +221,13 @@ def _is_image(type: pa.DataType) -> bool:
     if pa.types.is_struct(type):
         return {"bytes"} <= {field.name for field in type} <= {"bytes", "path"}
     return _is_binary(type) or _is_text(type)
+
+
+def _holds_bytes(type: pa.DataType) -> bool:
+    """Whether it may be an image that is more than a name; or lists of such."""
+    if is_list(type):
+        return _holds_bytes(type.value_type)
+    return _is_binary(type) or (pa.types.is_struct(type) and any(_holds_bytes(field.type) for field in type))
 
 
 def _is_image_or_list(type: pa.DataType) -> bool:

@@ -1,11 +1,14 @@
 """Rows between the preprocessing and the engine: their schema, and how they become records. Decodes nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from star_batch.records import Picture, Record
+from star_batch.config import Input
+from star_batch.errors import ConfigError
+from star_batch.records import ANSWER_SCHEMA, Picture, Record
+from star_batch.wording import quoted
 
 KEPT = "keep:"
 """Begins the names of carried columns between the stages, where they cannot clash."""
@@ -40,6 +43,23 @@ PREPARED_SCHEMA = pa.schema(
 def kept_fields(schema: pa.Schema, columns: Sequence[str]) -> list[pa.Field]:
     """The fields of carried columns under the names they have between the stages, where they cannot clash."""
     return [schema.field(name).with_name(KEPT + name) for name in columns]
+
+
+def kept_names(input: Input) -> Mapping[str, str]:
+    """Under which name each carried column stands among the answers.
+
+    Raises:
+        ConfigError: two of them would have the same.
+    """
+    own = frozenset(ANSWER_SCHEMA.names)
+    names = {name: f"{input.keep_prefix}{name}" if name in own else name for name in input.keep_columns}
+    for column, name in names.items():
+        if name in own or (name != column and name in names):
+            raise ConfigError(
+                f"keep_columns: {quoted(column)} would be carried as {quoted(name)}, and there is such a column: "
+                "give another keep_prefix"
+            )
+    return names
 
 
 def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:

@@ -3,10 +3,8 @@
 Rows that share an image have it decoded once. Whatever is wrong with one row is a `RecordError` and stays there.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -67,22 +65,9 @@ class Preprocess:
         preprocessor = self.load()
         if deadly is not None:
             return [[PreparedPicture(Fetched(None, Quarantined(deadly)), self.input, preprocessor)]] * rows.num_rows
-        several = [row if isinstance(row, list) else [row] for row in rows[self.input.image_column].to_pylist()]
-        folders = _folders(rows)
-        fetched = self.sources.read_all(
-            [source for row in several for source in row],
-            [folder for row, folder in zip(several, folders, strict=True) for _ in row],
-        )
-        shared = {id(each): PreparedPicture(each, self.input, preprocessor) for each in fetched}
-        each = iter(fetched)
-        return [[shared[id(found)] for found in islice(each, len(row))] for row in several]
-
-
-def _folders(rows: pa.Table) -> list[str | None]:
-    """Of the files that the rows are from; a folder's name may be no text."""
-    if FOLDER_COLUMN not in rows.column_names:
-        return [None] * rows.num_rows
-    return [os.fsdecode(folder) for folder in rows[FOLDER_COLUMN].to_pylist()]
+        fetched = self.sources.read_column(rows, self.input.image_column)
+        shared = {id(each): PreparedPicture(each, self.input, preprocessor) for row in fetched for each in row}
+        return [[shared[id(found)] for found in row] for row in fetched]
 
 
 def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Iterator[pa.Table]:

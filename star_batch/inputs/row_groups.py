@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from star_batch.config import ALL_COLUMNS
 from star_batch.errors import InputError
 from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.fitting import Misfit, fitted
@@ -37,6 +38,7 @@ def read_footer(root: Location, path: str, columns: Sequence[str]) -> Footer:
     """
     with _reading(root, path), _open(root, path) as file:
         parquet = open_parquet(file)
+        columns = parquet.schema_arrow.names if ALL_COLUMNS in columns else columns
         groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
         if why := contradiction(parquet, columns):
             raise InputError(f"{printable(_place(root, path).shown)}: its footer contradicts itself ({why})")

@@ -4,9 +4,13 @@ Bytes may also stand in the row as text, as a `data:` URI or as base64. Everythi
 is not trusted to do: see `files` and `fetch`.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Self, TypeAlias
+
+import pyarrow as pa
 
 from star_batch.config import Input
 from star_batch.data_uri import decode_base64, decode_data_uri, is_data_uri, least_bytes
@@ -14,6 +18,7 @@ from star_batch.errors import ImageError, ImageFetchRefused, ImageMissing, Image
 from star_batch.formats import begins_as_image
 from star_batch.inputs.fetch import SCHEMES, Fetched, fetch_all
 from star_batch.inputs.files import Files, NamedFile
+from star_batch.inputs.pieces import FOLDER_COLUMN
 from star_batch.storage.location import Location
 from star_batch.storage.redaction import redacted
 from star_batch.storage.urls import scheme_of
@@ -65,6 +70,18 @@ class Sources:
         found |= zip(pages, self._fetch([page.url for page in pages]), strict=True)
         return [found[each] for each in wanted]
 
+    def read_column(self, rows: pa.Table, column: str) -> list[list[Fetched]]:
+        """The images of each row of a plan's table, which holds one or a list of them; see `read_all`."""
+        several = [row if isinstance(row, list) else [row] for row in rows[column].to_pylist()]
+        folders = _folders(rows)
+        fetched = iter(
+            self.read_all(
+                [source for row in several for source in row],
+                [folder for row, folder in zip(several, folders, strict=True) for _ in row],
+            )
+        )
+        return [list(islice(fetched, len(row))) for row in several]
+
     def _wanted(self, source: Any, folder: str | None) -> _Wanted:
         try:
             value = _value(source)
@@ -88,6 +105,13 @@ class Sources:
             reason = "images are not fetched from the web unless input.fetch names their hosts"
             return [Fetched(None, ImageFetchRefused(f"{_without_query(url)}: {reason}")) for url in urls]
         return fetch_all(urls, policy) if urls else []
+
+
+def _folders(rows: pa.Table) -> list[str | None]:
+    """Of the files that the rows are from; a folder's name may be no text."""
+    if FOLDER_COLUMN not in rows.column_names:
+        return [None] * rows.num_rows
+    return [os.fsdecode(folder) for folder in rows[FOLDER_COLUMN].to_pylist()]
 
 
 def _value(source: Any) -> bytes | str:

@@ -28,7 +28,10 @@ class Summary:
     `confusion`: the same rows counted by question, reference and label. A single question is `ONE_QUESTION`.
 
     About all runs of the job, with what a run that was killed did in its last seconds left out:
-    `images_per_second`: rows answered per second of `wall_seconds`, the time that a run was at work.
+    `wall_seconds`: from each run's start to its end, added up. `working_seconds`: of these, the time in which at least
+    one engine was at work; loading models, waiting for machines or rows, and the end of a job are not in it.
+    `images_per_second`: rows that the engines answered per second of `working_seconds`, tokens likewise. Where no
+    engine was heard of, `working_seconds` is 0, and rates are rows answered per second of `wall_seconds`.
     `input_tokens` entered the language model (text and kept visual tokens), `output_tokens` were generated.
     `mean_layer_tokens`: visual tokens that a decoder layer sees, mean over layers and rows: the fair cost
     measure of a pruning method. `mean_prefill_rows`: rows per prefill batch. `padding_share`: key positions
@@ -51,6 +54,7 @@ class Summary:
     agreement: dict[str, float] = field(default_factory=dict)
     confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     wall_seconds: float = 0.0
+    working_seconds: float = 0.0
     images_per_second: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -89,13 +93,15 @@ def summarise(
     stats: EngineStats,
     *,
     wall_seconds: float,
+    working_seconds: float = 0.0,
     fetch_seconds: float = 0.0,
     decode_seconds: float = 0.0,
     write_seconds: float = 0.0,
 ) -> Summary:
     """A job's numbers, from its visible rows (batches of `ANSWER_SCHEMA`, read once) and its engines.
 
-    `stats` is the sum over all engines and `wall_seconds` the time that they took. The other seconds are
+    `stats` is the sum over all engines, `wall_seconds` the time that they took, and `working_seconds` that in which one
+    of them was at work, or 0 if nobody knows. The other seconds are
     busy time outside the engines, summed over workers: fetching images, decoding images, writing answers.
     """
     tally = _Tally()
@@ -110,14 +116,16 @@ def summarise(
         "decode": stats.decode_seconds,
         "write": write_seconds,
     }
+    seconds = working_seconds or wall_seconds
     return Summary(
         **tally.results(),
         wall_seconds=wall_seconds,
-        images_per_second=_ratio(tally.answered, wall_seconds) or 0.0,
+        working_seconds=working_seconds,
+        images_per_second=_ratio(stats.rows_answered if working_seconds else tally.answered, seconds) or 0.0,
         input_tokens=stats.prefill_tokens,
         output_tokens=stats.output_tokens,
-        input_tokens_per_second=_ratio(stats.prefill_tokens, wall_seconds) or 0.0,
-        output_tokens_per_second=_ratio(stats.output_tokens, wall_seconds) or 0.0,
+        input_tokens_per_second=_ratio(stats.prefill_tokens, seconds) or 0.0,
+        output_tokens_per_second=_ratio(stats.output_tokens, seconds) or 0.0,
         mean_layer_tokens=_ratio(stats.layer_tokens, stats.row_layers),
         mean_prefill_rows=_ratio(stats.prefill_rows, stats.prefill_batches),
         padding_share=_ratio(stats.padding_tokens, stats.padded_tokens),

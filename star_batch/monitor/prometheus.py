@@ -145,7 +145,9 @@ SUMMARY: Sequence[Metric[Summary]] = (
     Metric("star_batch_output_visual_tokens_mean", "Per row: offered, kept", _visual_tokens, "stage"),
     Metric("star_batch_run_wall_seconds", "Time that the job's runs were at work", lambda s: s.wall_seconds),
     Metric("star_batch_run_stage_seconds", "Busy time, all workers together", lambda s: s.stage_seconds, "stage"),
-    Metric("star_batch_run_images_per_second", "Rows answered per second", lambda s: s.images_per_second),
+    Metric(
+        "star_batch_run_images_per_second", "Rows answered per second of engines at work", lambda s: s.images_per_second
+    ),
     Metric(
         "star_batch_run_tokens",
         "Tokens into the language model and out of it",

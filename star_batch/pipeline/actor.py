@@ -25,9 +25,9 @@ import ray
 import ray.exceptions
 
 from star_batch.commit.readable import readable_type
-from star_batch.config import JobConfig
+from star_batch.config import Input, JobConfig
 from star_batch.errors import ClusterError, Quarantined, StarBatchError
-from star_batch.inputs.prepared import kept_fields, to_records
+from star_batch.inputs.prepared import kept_fields, kept_names, to_records
 from star_batch.metrics import EngineStats
 from star_batch.monitor.intervals import EngineReport
 from star_batch.pipeline.attempts import Process, Rows
@@ -60,9 +60,10 @@ class ActorSettings:
     coordinator: Any = field(repr=False)
 
 
-def answers_schema(input_schema: pa.Schema, keep_columns: Sequence[str]) -> pa.Schema:
+def answers_schema(input_schema: pa.Schema, input: Input) -> pa.Schema:
     """The one schema of every part: the answers' columns, then the carried ones."""
-    return pa.schema([*ANSWER_SCHEMA, *((name, readable_type(input_schema.field(name).type)) for name in keep_columns)])
+    kept = ((name, readable_type(input_schema.field(column).type)) for column, name in kept_names(input).items())
+    return pa.schema([*ANSWER_SCHEMA, *kept])
 
 
 class EngineActor:
@@ -170,9 +171,10 @@ class EngineActor:
             questions=rows["question_name"].to_pylist(),
             with_token_ids=config.output.token_ids,
         )
-        columns = config.input.keep_columns
-        for name, kept in zip(columns, kept_fields(self._settings.input_schema, columns), strict=True):
-            table = table.append_column(self._settings.input_schema.field(name), rows[kept.name])
+        names = kept_names(config.input)
+        for column, kept in zip(names, kept_fields(self._settings.input_schema, tuple(names)), strict=True):
+            field = self._settings.input_schema.field(column).with_name(names[column])
+            table = table.append_column(field, rows[kept.name])
         return table
 
     async def _count(self, rows: pa.Table, answers: list[Answer]) -> None:

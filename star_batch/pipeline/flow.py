@@ -44,7 +44,7 @@ class Work:
 
     @property
     def schema(self) -> pa.Schema:
-        return answers_schema(self.plan.schema, self.config.input.keep_columns)
+        return answers_schema(self.plan.schema, self.config.input)
 
 
 def answer_all(work: Work) -> None:

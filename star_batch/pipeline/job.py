@@ -27,7 +27,9 @@ from star_batch.commit.snapshots import (
 )
 from star_batch.config import JobConfig
 from star_batch.errors import Interrupted, OutputError, StarBatchError
+from star_batch.export.write import export_finished
 from star_batch.inputs.base import Format, format_of, plan_input
+from star_batch.inputs.columns import with_kept_columns
 from star_batch.inputs.rows import InputPlan, distinct
 from star_batch.metrics import EngineSnapshot, Progress, Summary
 from star_batch.monitor.export import Board, endpoint, push
@@ -115,6 +117,7 @@ def _run(config: JobConfig, on_progress: OnProgress | None, verbose: bool, backe
     config = format.stage(config)
     output = Location.of(config.output.path, config.output.storage_options, retry_seconds=config.output.retry_seconds)
     plan, ids = distinct(plan_input(config.input, output), config.input.duplicates)
+    config = config.model_copy(update={"input": with_kept_columns(config.input, plan.schema)})
     checkpoint, generation = backend.identify(config), backend.generation(config)
     job = _Job(
         config=config,
@@ -171,6 +174,7 @@ def _finished_before(job: _Job) -> Summary | None:
     summary = read_summary(job.output)
     if summary is not None:
         logger.info("%s is complete: %d rows", job.output.shown, summary.rows)
+        export_finished(job.output, job.config.output.export, job.config.input)
     return summary
 
 
@@ -219,7 +223,9 @@ def _run_alone(job: _Job, lease: Lease) -> Summary:
         max_failed=job.config.faults.max_failed,
         write_results=job.format.write_results,
     )
-    return finalise(job.output, expected, lease.confirm, completion)
+    summary = finalise(job.output, expected, lease.confirm, completion)
+    export_finished(job.output, job.config.output.export, job.config.input)
+    return summary
 
 
 def _kept(job: _Job, epoch: Epoch, seen: Snapshot) -> Sequence[Commit]:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from star_batch import wording
 from star_batch.metrics import Summary
 from star_batch.report import plots
-from star_batch.report.gallery import Grid, Sample, choose
+from star_batch.report.gallery import Choice, Grid, Sample, choose
+from star_batch.report.labels import NUM_BINS, Confusion, confusion_of
 from star_batch.report.rows import RowNotes
 
 _LONGEST_TEXT = 4000
@@ -79,6 +80,7 @@ def render(report: Report) -> str:
         what=_what(facts),
         sections={name: part for name, part in report.run.items() if part},
         cards=choose(report.samples),
+        tables=list(_confusions(report.summary)),
         plots={name: Markup(plot) for name, plot in _plots(report) if plot is not None},
     )
 
@@ -111,6 +113,12 @@ def _plots(report: Report) -> Iterator[tuple[str, str | None]]:
         yield "visual", plots.visual_tokens(_visual_lengths(summary))
     yield "prompts", plots.text_lengths("prompt", notes.prompt_tokens)
     yield "outputs", plots.text_lengths("answer", notes.output_tokens)
+    yield "margins", plots.margins([notes.margins[number] for number in range(NUM_BINS)])
+
+
+def _confusions(summary: Summary) -> Iterator[Confusion]:
+    for question, table in summary.confusion.items():
+        yield confusion_of(question, table, summary.agreement.get(question, 0.0))
 
 
 def _visual_lengths(summary: Summary) -> dict[str, float]:
@@ -122,4 +130,4 @@ def _visual_lengths(summary: Summary) -> dict[str, float]:
     return lengths if summary.mean_layer_tokens is None else lengths | {"mean over layers": summary.mean_layer_tokens}
 
 
-__all__ = ["Grid", "Report", "RowNotes", "Sample", "render"]
+__all__ = ["Choice", "Grid", "Report", "RowNotes", "Sample", "render"]

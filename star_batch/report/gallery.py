@@ -20,11 +20,20 @@ class Grid:
     columns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the labels that a row might have got."""
+
+    label: str
+    probability: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One answered row. `picture` is a JPEG of the `width` x `height` pixels that the model was given.
 
     `kept` are indices of visual tokens, one rising sequence per layer group; empty where nobody has said.
+    `choices` are the likeliest of its labels, if it was to get one.
     """
 
     id: str
@@ -37,6 +46,7 @@ class Sample:
     num_visual: int
     kept: tuple[tuple[int, ...], ...]
     grid: Grid | None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def is_wrong(self) -> bool:

@@ -44,6 +44,7 @@ def count(output: Location, commits: Sequence[Commit]) -> Numbers:
         notes.noting(_batches(output, commits)),
         history.stats,
         wall_seconds=history.wall_seconds,
+        working_seconds=history.working_seconds,
         fetch_seconds=history.fetch_seconds,
         write_seconds=sum(commit.seconds for commit in commits),
     )

@@ -126,6 +126,24 @@ def text_lengths(name: str, counts: Mapping[int, int]) -> str | None:
     return _plot(f"Rows by length of the {name}", draw)
 
 
+def margins(counts: Sequence[int]) -> str | None:
+    """How many labels are how far above the next, in equal steps from 0 to 1; None if there are none."""
+    if not any(counts):
+        return None
+    edges = np.linspace(0.0, 1.0, len(counts) + 1)
+
+    def draw(axes: Any) -> None:
+        axes.bar(edges[:-1], counts, width=0.86 / len(counts), align="edge", color=_COLOURS["second"])
+        axes.set_xlabel("probability of the label less that of the next")
+        axes.set_ylabel("rows")
+        axes.set_xlim(0.0, 1.0)
+        axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+        axes.yaxis.set_major_formatter(lambda value, _: count(value))
+        axes.grid(True, axis="y")
+
+    return _plot("Rows by margin of the label", draw)
+
+
 def _whole_percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 

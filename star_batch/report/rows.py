@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from star_batch.report.labels import Uncertain, count_margins, least_certain
 from star_batch.wording import printable
 
 MAX_EXAMPLES = 3
@@ -27,11 +28,16 @@ class Failed(NamedTuple):
 
 @dataclass(slots=True)
 class RowNotes:
-    """Up to `MAX_EXAMPLES` failed rows of each type, and how many answered rows had texts of which length in tokens."""
+    """Up to `MAX_EXAMPLES` failed rows of each type, and how many answered rows had texts of which length in tokens.
+
+    Of labels: how many are how far above the next (`margins`, by number of the bin), and the least certain rows.
+    """
 
     examples: dict[str, list[Failed]] = field(default_factory=dict)
     prompt_tokens: Counter[int] = field(default_factory=Counter)
     output_tokens: Counter[int] = field(default_factory=Counter)
+    margins: Counter[int] = field(default_factory=Counter)
+    uncertain: list[Uncertain] = field(default_factory=list)
 
     def noting(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The batches (of the answers' schema) as they are."""
@@ -39,6 +45,9 @@ class RowNotes:
             self._note_failed(batch.filter(batch.column("error").is_valid()))
             self.prompt_tokens.update(_counts(batch.column("num_prompt")))
             self.output_tokens.update(_counts(batch.column("num_output")))
+            if batch.column("label").null_count < batch.num_rows:
+                self.margins.update(count_margins(batch))
+                self.uncertain = least_certain(self.uncertain, batch)
             yield batch
 
     def first_examples(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ committed, so that it is there for whoever goes on. Knows no page; without sampl
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from star_batch.commit.digests import digest_ids
 from star_batch.commit.layout import METRICS
 from star_batch.commit.parts import hash_ids, to_parquet
 from star_batch.records import Answer, Picture, Record
-from star_batch.report import Grid, Sample
+from star_batch.report import Choice, Grid, Sample
 from star_batch.storage.location import STORAGE_ERRORS, Location
 from star_batch.storage.parquet import read_parquet
 
@@ -28,6 +28,9 @@ _LONGEST_SIDE = 448
 _JPEG_QUALITY = 82
 _MOST_TOKENS = 2**20
 """Visual tokens of an image; the page has a shape made of them."""
+
+_MAX_CHOICES = 5
+_CHOICES = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -41,6 +44,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("num_visual", pa.int32()),
         ("kept", pa.list_(pa.list_(pa.int32()))),
+        ("choices", _CHOICES),
         ("grid", pa.struct([("side", pa.int32()), ("rows", pa.int32()), ("columns", pa.int32())])),
     ]
 )
@@ -101,7 +105,13 @@ def _sample(record: Record, answer: Answer, reference: str | None) -> Sample:
         num_visual=answer.num_visual or 0,
         kept=answer.kept or (),
         grid=grid_of(height, width, answer.num_visual or 0) if is_whole else None,
+        choices=_likeliest(answer.label_probabilities or {}),
     )
+
+
+def _likeliest(probabilities: Mapping[str, float]) -> tuple[Choice, ...]:
+    ordered = sorted(probabilities.items(), key=lambda pair: -pair[1])
+    return tuple(Choice(label, probability) for label, probability in ordered[:_MAX_CHOICES])
 
 
 def _shown(record: Record) -> NDArray[np.uint8]:
@@ -131,6 +141,8 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
 def _read(file: Location) -> list[dict[str, Any]]:
     try:
         table = read_parquet(file.read_bytes())
+        if "choices" not in table.column_names:  # samples had none before there were labels on cards
+            table = table.append_column("choices", pa.nulls(table.num_rows, _CHOICES))
         table = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
         table.validate(full=True)
         rows: list[dict[str, Any]] = table.to_pylist()
@@ -142,11 +154,22 @@ def _read(file: Location) -> list[dict[str, Any]]:
 def _from_row(row: dict[str, Any]) -> Sample | None:
     """None for what cannot be shown: it was read from a file."""
     grid, kept, reference = row.pop("grid"), row.pop("kept"), row.pop("reference")
+    choices = row.pop("choices") or []
     if None in row.values() or not (0 <= row["num_visual"] <= _MOST_TOKENS and row["width"] > 0 and row["height"] > 0):
         return None
     if not (_is_kept(kept, row["num_visual"]) and _tiles(grid, row["num_visual"])):
         return None
-    return Sample(**row, reference=reference, kept=tuple(map(tuple, kept)), grid=Grid(**grid) if grid else None)
+    return Sample(
+        **row,
+        reference=reference,
+        kept=tuple(map(tuple, kept)),
+        grid=Grid(**grid) if grid else None,
+        choices=tuple(Choice(**choice) for choice in choices[:_MAX_CHOICES] if _is_choice(choice)),
+    )
+
+
+def _is_choice(choice: dict[str, Any] | None) -> bool:
+    return choice is not None and choice["label"] is not None and 0.0 <= (choice["probability"] or 0.0) <= 1.0
 
 
 def _is_kept(kept: list[list[int] | None] | None, num_visual: int) -> bool:

@@ -31,14 +31,15 @@ def test_the_job_file_in_the_help_is_a_job() -> None:
 def test_the_examples_in_the_help_are_accepted(job: Pipeline, tmp_path: Path) -> None:
     text = invoke("run", "--help").stdout.replace("\\\n", " ")
     commands = re.findall(r"^ +star-batch (run .*)$", text, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     (tmp_path / "job.yaml").write_text("model: demo\ninput: {path: a, prompt: b}\noutput: c\n")
     for command in commands:
         arguments = shlex.split(command)
         given = [str(tmp_path / "job.yaml") if argument == "job.yaml" else argument for argument in arguments]
         assert invoke(*given).exit_code == 0
     assert job.configs[1].pruning == Pruning(method="star", keep=0.25)
-    assert (job.configs[2].faults.max_failed, job.configs[2].input.keep_columns) == (0.05, ("label", "url"))
+    assert (job.configs[2].input.choices, job.configs[2].input.keep_columns) == (("cat", "dog", "other"), ("url",))
+    assert (job.configs[3].faults.max_failed, job.configs[3].input.keep_columns) == (0.05, ("label", "url"))
 
 
 def test_flags_alone(job: Pipeline) -> None:
@@ -181,3 +182,39 @@ def test_all_flags_that_are_gone_are_said_at_once() -> None:
 def test_a_mistyped_flag_beside_one_that_is_gone_is_what_is_named() -> None:
     assert "No such option: --limti" in invoke(*JOB, "--limti", "3", "--max-failed", "3").stderr
     assert "No such option: --max-failed" in invoke("status", "out", "--max-failed", "3").stderr
+
+
+def test_labels_by_flags(job: Pipeline) -> None:
+    typed = ["--choices", "cat, dog", "--choices", '"none, really"', "--keep-columns", "url,label", "--samples", "9"]
+    assert invoke(*JOB, *typed).exit_code == 0
+    [config] = job.configs
+    assert (config.input.choices, config.input.keep_columns) == (("cat", "dog", "none, really"), ("url", "label"))
+    assert config.output.samples == 9
+    assert invoke(*JOB, "--keep-columns", "*").exit_code == 0
+    assert job.configs[1].input.keep_columns == ("*",)
+
+
+def test_several_questions_by_flags_take_the_place_of_the_files_prompt(job: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: a\ninput: {path: b, prompt: c}\noutput: {path: d}\n")
+    typed = ["--questions", "colour=What colour is it?", "--questions", "sum=1 + 1 = ?"]
+    result = invoke("run", str(tmp_path / "job.yaml"), *typed)
+    assert result.exit_code == 0, result.stderr
+    [config] = job.configs
+    asked = {name: question.prompt for name, question in config.input.asked.items()}
+    assert asked == {"colour": "What colour is it?", "sum": "1 + 1 = ?"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--questions", "colour"], "'colour' is not NAME=TEXT"),
+        (["--questions", "a=b", "--questions", "a=c"], "'a' is there twice"),
+        (["--questions", "a=b"], "give either a prompt"),
+        (["--choices", "a,a"], "input.choices (--choices): give choices that differ"),
+        (["--samples", "-1"], "output.samples (--samples): expected 0 or more"),
+    ],
+)
+def test_mistakes_about_labels(job: Pipeline, typed: list[str], words: str) -> None:
+    result = invoke(*JOB, *typed)
+    assert (result.exit_code, job.configs) == (2, [])
+    assert words in " ".join(result.stderr.split())

@@ -103,6 +103,15 @@ def test_the_record_of_a_run_names_what_is_not_applied() -> None:
     assert record["generation"] == {"repetition_penalty": 1.05, "not_applied": {"num_beams": "4"}}
 
 
+def test_a_prefix_counts_where_a_kept_column_gets_it() -> None:
+    """Outputs go on that were written when there was none."""
+    kept = {"prompt": "another {question}", "keep_columns": ["question"]}
+    assert digest(input=kept | {"keep_prefix": "x_"}) == digest(input=kept)
+    assert not any("prefix" in name for name in fingerprint_of(job("in", "out", input=kept), CHECKPOINT).parts)
+    named = kept | {"keep_columns": ["label"]}
+    assert digest(input=named | {"keep_prefix": "x_"}) != digest(input=named)
+
+
 def _pruned(section: dict[str, Any] | None) -> JobConfig:
     values: dict[str, Any] = {"input": {"path": "x", "prompt": "?"}, "output": "y", "model": "demo"}
     return parse_config(values if section is None else values | {"pruning": section})

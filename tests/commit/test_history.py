@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from star_batch.commit.history import Recorder, read_history, without_pauses
+from star_batch.commit.history import History, Recorder, read_history, without_pauses
 from star_batch.commit.layout import RUNS
 from star_batch.commit.snapshots import read_snapshot
 from star_batch.commit.unit import commit_rows
@@ -80,3 +80,12 @@ def test_a_store_that_is_away_stops_no_job(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with Recorder(output=Location.of(str(tmp_path / "out")), run=1, totals=totals):
         pass
+
+
+def test_time_at_work_is_that_of_busy_intervals_however_many_engines_share_it() -> None:
+    times = [(0.0, 2.0, 3), (1.0, 4.0, 1), (4.0, 9.0, 0), (100.0, 101.0, 2)]
+    columns = dict.fromkeys(THROUGHPUT_SCHEMA.names, 0)
+    rows = [{**columns, "actor": "a", "start": a, "end": b, "rows_answered": n} for a, b, n in times]
+    history = History(throughput=pa.Table.from_pylist(rows, schema=THROUGHPUT_SCHEMA), wall_seconds=200.0)
+    assert history.working_seconds == 5.0
+    assert History(throughput=THROUGHPUT_SCHEMA.empty_table()).working_seconds == 0.0

@@ -23,6 +23,7 @@ from star_batch.report.redraw import redraw
 from star_batch.storage.location import Location
 from tests.commit.samples import FINGERPRINT, opened
 from tests.commit.test_finalise import finish
+from tests.pipeline.samples import input_config
 from tests.readers import READERS
 
 MAP = pa.map_(pa.string(), pa.float64())
@@ -164,7 +165,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = labelled("a", "b")
     for name, column in columns.items():
         table = table.append_column(name, column)
-    schema = answers_schema(pa.table(columns).schema, list(columns))
+    schema = answers_schema(pa.table(columns).schema, input_config("in", keep_columns=list(columns)))
     AnswersSink(opened(output), schema, 512).write(iter([table]), None)
     return Path(output.at("answers").path)
 

@@ -51,3 +51,11 @@ def test_a_runtime_env_is_a_section_or_a_file_of_its_own(tmp_path: Path) -> None
         assert config.cluster.environment == given
         assert "planted-secret" not in repr(config)
     assert parse_config(MINIMAL).cluster.environment is None
+
+
+def test_a_star_for_all_columns_is_a_list_of_one() -> None:
+    for written in ("*", ["*"]):
+        config = parse_config(
+            {"model": "demo", "input": {"path": "a", "prompt": "b", "keep_columns": written}, "output": "c"}
+        )
+        assert config.input.keep_columns == ("*",)

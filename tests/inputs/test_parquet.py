@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from star_batch.commit.digests import digest_ids, is_in, joined
 from star_batch.errors import ConfigError, InputError
 from star_batch.inputs.base import plan_input
+from star_batch.inputs.columns import with_kept_columns
 from star_batch.inputs.parquet import RowGroup
 from star_batch.inputs.pieces import ID_COLUMN
+from star_batch.inputs.prepared import kept_names
 from star_batch.inputs.rows import InputPlan, distinct, read_rows
 from tests.pipeline.samples import SCHEMA, input_config, rows, write
 
@@ -183,9 +185,42 @@ def test_types_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         plan_input(input_config(tmp_path, keep_columns=["extra"]))
 
 
-def test_a_kept_column_cannot_be_called_like_one_of_the_answers(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="keep_columns: 'answer' is the name of a column of the answers"):
-        plan_input(input_config(folder, keep_columns=["answer"]))
+def test_a_kept_column_that_is_called_like_one_of_the_answers_has_a_prefix(tmp_path: Path) -> None:
+    schema = pa.schema([*SCHEMA, ("label", pa.string()), ("input_label", pa.int64())])
+    write(tmp_path / "a.parquet", [{**rows(1)[0], "label": "cat", "input_label": 3}], schema)
+    config = input_config(tmp_path, keep_columns=["label", "question"])
+    assert read(plan_input(config))["label"].to_pylist() == ["cat"]
+    assert kept_names(config) == {"label": "input_label", "question": "question"}
+    for prefix, names in (("input_", ["label", "input_label"]), ("is_", ["label", "is_label"])):
+        with pytest.raises(ConfigError, match=f"'label' would be carried as '{prefix}label'.*another keep_prefix"):
+            plan_input(input_config(tmp_path, keep_columns=names, keep_prefix=prefix))
+    other = input_config(tmp_path, keep_columns=["label", "input_label"], keep_prefix="was_")
+    assert list(kept_names(other).values()) == ["was_label", "input_label"]
+    assert plan_input(other).num_rows == 1
+
+
+def test_a_star_keeps_every_column_without_images(tmp_path: Path) -> None:
+    pair = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    more = [
+        ("label", pa.string()),
+        ("thumb", pa.list_(pair)),
+        ("raw", pa.large_binary()),
+        ("boxes", pa.list_(pa.int8())),
+    ]
+    schema = pa.schema([*SCHEMA, *more])
+    for number in range(2):
+        row = {**rows(1, first=number)[0], "label": "cat", "thumb": [], "raw": b"", "boxes": [number]}
+        write(tmp_path / f"{number}.parquet", [row], schema)
+    config = input_config(tmp_path, keep_columns="*")
+    plan = plan_input(config)
+    names = with_kept_columns(config, plan.schema).keep_columns
+    assert set(names) == {field.name for field in SCHEMA if field.name != "image"} | {"label", "boxes"}
+    assert read(plan)["boxes"].to_pylist() == [[0], [1]]
+    both = with_kept_columns(input_config(tmp_path, keep_columns=["*", "raw"]), plan.schema)
+    assert set(both.keep_columns) == {*names, "raw"}
+    write(tmp_path / "2.parquet", rows(1, first=2))
+    with pytest.raises(InputError, match=r"2\.parquet: no column 'label' for keep_columns"):
+        plan_input(config)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

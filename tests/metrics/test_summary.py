@@ -158,3 +158,9 @@ def test_each_question_has_a_table_of_its_own() -> None:
 def test_the_schema_has_what_the_summary_reads() -> None:
     needed = {"error_type", "finish_reason", "label", "is_correct", "num_visual", "num_kept"}
     assert needed <= set(ANSWER_SCHEMA.names)
+
+
+def test_pace_is_that_of_the_engines_while_they_were_at_work() -> None:
+    stats = EngineStats(rows_answered=6, prefill_tokens=30, output_tokens=12)
+    summary = summarise(batches([answered("a")]), stats, wall_seconds=10.0, working_seconds=3.0)
+    assert (summary.images_per_second, summary.input_tokens_per_second, summary.output_tokens_per_second) == (2, 10, 4)

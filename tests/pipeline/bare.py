@@ -15,6 +15,7 @@ from star_batch.commit.unit import commit_rows
 from star_batch.config import JobConfig
 from star_batch.errors import StarBatchError
 from star_batch.inputs.pieces import ID_COLUMN
+from star_batch.inputs.prepared import kept_names
 from star_batch.inputs.rows import read_rows
 from star_batch.monitor.intervals import Totals
 from star_batch.pipeline import job
@@ -44,8 +45,8 @@ def answer_all(work: Work) -> None:
             log.write("".join(f"{id}\n" for id in some).encode())
         answers = [Answer(id=id, text=id) for id in some]
         table = to_table(answers, model="fake", fingerprint=work.epoch.fingerprint)
-        for name in work.config.input.keep_columns:
-            table = table.append_column(name, tables[name].slice(start, unit).combine_chunks())
+        for column, name in kept_names(work.config.input).items():
+            table = table.append_column(name, tables[column].slice(start, unit).combine_chunks())
         commit_rows(work.epoch, table)
         while os.path.exists(os.environ.get(HOLD, "")):
             time.sleep(0.05)

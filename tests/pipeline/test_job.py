@@ -75,7 +75,7 @@ def test_every_row_comes_out_once_as_an_answer_or_with_a_reason(
     config = job(
         tmp_path / "in",
         tmp_path / "out",
-        input={"id_column": "id", "reference_column": "truth", "keep_columns": ["note", "question"]},
+        input={"id_column": "id", "reference_column": "truth", "keep_columns": ["note", "question", "id"]},
     )
     summary = run(config, backend=FAKE, on_progress=seen.append)
     table = answers(tmp_path / "out")
@@ -94,6 +94,7 @@ def test_every_row_comes_out_once_as_an_answer_or_with_a_reason(
     for number, record in enumerate(records):
         row = by_id[record["id"] or f"{number // 100}.parquet#{number % 100}"]
         assert (row["note"], row["question"], row["reference"]) == (record["note"], record["question"], record["truth"])
+        assert row["input_id"] == record["id"]
         expected = next((kind for change, kind in BAD if change.items() <= record.items()), None)
         assert row["error_type"] == expected
         assert (row["error"] is None) == (expected is None)

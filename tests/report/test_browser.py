@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from star_batch.report import RowNotes, render
+from star_batch.report import Choice, RowNotes, render
+from star_batch.report.labels import Uncertain
 from star_batch.report.rows import Failed
 from tests.report.samples import HOSTILE, report, sample, summary
 
@@ -96,3 +97,25 @@ def test_pointing_at_a_picture_shows_it_whole(show: Callable[..., Any]) -> None:
     opened.execute_script("document.querySelector('.card svg').focus()")
     opened.execute_async_script("setTimeout(arguments[0], 400)")
     assert opened.execute_script(shade) == "0"
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_table_of_labels_is_unbroken_and_moves_by_itself(show: Callable[..., Any], width: int) -> None:
+    names = [f"a label of some length {number}" for number in range(20)]
+    confusion = {"(one)": {name: dict.fromkeys(names, 12) for name in names}}
+    numbers = summary(labels={"cat": 1}, confusion=confusion, agreement={"(one)": 0.5})
+    notes = RowNotes(uncertain=[Uncertain(0.1, "row" * 90, "cat", 0.5, "dog", "dog")])
+    opened = show(render(report(summary=numbers, notes=notes)), width)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    tall = "return Math.max(...[...document.querySelectorAll('.matrix tr')].map(row => row.offsetHeight))"
+    assert opened.execute_script(tall) < 45
+    wider = "const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth"
+    assert opened.execute_script(wider)
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_labels_on_a_card_are_unbroken(show: Callable[..., Any], width: int) -> None:
+    card = sample(choices=(Choice("word" * 30, 0.7), Choice("none", 0.3)))
+    opened = show(render(report(samples=[card] * 2)), width)
+    tall = "return Math.max(...[...document.querySelectorAll('.choices tr')].map(row => row.offsetHeight))"
+    assert 10 < opened.execute_script(tall) < 35

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from star_batch.commit.parts import to_parquet
 from star_batch.models import load_preprocessor
 from star_batch.records import Answer, Picture, Record
 from star_batch.report.samples import SAMPLE_SCHEMA, Sampler, grid_of, read_samples
@@ -136,3 +137,14 @@ def test_a_sample_that_cannot_be_shown_is_left_out(output: Location, name: str, 
     [values] = pq.read_table(folder.at(kept).path).to_pylist()
     pq.write_table(pa.Table.from_pylist([values | {name: value}], schema=SAMPLE_SCHEMA), folder.at(kept).path)
     assert [sample.id for sample in read_samples(output, FINGERPRINT)] == ["a"]
+
+
+def test_samples_of_before_there_were_labels_on_cards(tmp_path: Path) -> None:
+    """An output that was begun then goes on."""
+    output = Location.of(str(tmp_path / "out"))
+    table = pa.Table.from_pylist([], schema=SAMPLE_SCHEMA).drop_columns(["choices"])
+    row = {"fingerprint": "f", "id": "a", "prompt": "p", "answer": "x", "picture": b"j", "width": 4, "height": 4}
+    old = pa.Table.from_pylist([{**row, "num_visual": 4, "kept": []}], schema=table.schema)
+    output.at("_metrics", "sample-0.parquet").write_bytes(to_parquet(old))
+    [found] = read_samples(output, "f")
+    assert (found.id, found.choices) == ("a", ())
