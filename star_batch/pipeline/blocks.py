@@ -45,12 +45,12 @@ def packed(block: pa.Table) -> pa.Table:
     return pa.table({ID_COLUMN: pa.array(ids, pa.string()), PACKED: pa.array(rows, pa.large_binary())})
 
 
-def _to_bytes(row: pa.RecordBatch) -> pa.Buffer:
+def _to_bytes(row: pa.RecordBatch) -> bytes:
     columns = [_compact(column) for column in row.columns]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, row.schema) as stream:
         stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=row.schema))
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def _compact(column: pa.Array) -> pa.Array:

@@ -152,7 +152,7 @@ class Answers:
         return windows.map_batches(
             StageActor,
             fn_constructor_args=(settings, self.columns),
-            batch_size=cluster.rows_per_window,
+            batch_size=None,  # a block is a window; with a number Ray could not cut off a limit before this
             batch_format="pyarrow",
             num_cpus=cluster.cpus_per_actor,
             num_gpus=gpus,
