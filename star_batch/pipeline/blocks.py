@@ -163,6 +163,8 @@ def without_extensions(rows: pa.Table) -> pa.Table:
 
 def _inferred(name: str, values: list[Any]) -> pa.Array:
     try:
+        if {str, bytes} <= set(map(type, values)):
+            raise TypeError("Arrow would take the text for bytes")
         return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values])
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         kinds = ", ".join(dict.fromkeys(type(value).__name__ for value in values if value is not None))

@@ -7,7 +7,7 @@ job's alone is not here: where rows come from, where answers go, and what is pro
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ import ray
 import ray.data
 
 from star_batch.commit.fingerprint import Fingerprint, Generation, fingerprint_of
-from star_batch.config import Faults, Input
+from star_batch.config import Faults, Input, JobConfig
 from star_batch.errors import ConfigError, InputError, ValueInvalid
 from star_batch.inputs.columns import Wanted, unified_schema, wanted_columns
 from star_batch.inputs.pieces import ID_COLUMN
@@ -105,7 +105,9 @@ class Answers:
         if not isinstance(dataset, ray.data.Dataset):
             raise ConfigError(f"a stage takes a ray.data.Dataset, not {printable(type(dataset).__name__)}")
         self._check_known(dataset)
-        settings, place = self._settings(), find_place(self.config, is_own_ray=False)
+        fingerprint = self.fingerprint.digest
+        place = find_place(self.config, is_own_ray=False)
+        settings = self._settings(place.on(self.config), fingerprint)
         packed_rows = dataset.map_batches(
             pack_block,
             fn_kwargs={"added": tuple(self.columns.values())},
@@ -114,7 +116,7 @@ class Answers:
             num_cpus=_CPUS_PER_PACKING,
             udf_modifying_row_count=False,
         )
-        _be_patient(packed_rows, self.config.faults)
+        _set_up(packed_rows.context, self.config.faults)
         cluster = self.config.cluster
         few = packed_rows.repartition(target_num_rows_per_block=cluster.rows_per_window * cluster.windows, strict=True)
         prepared = few.map_batches(
@@ -124,18 +126,16 @@ class Answers:
             batch_format="pyarrow",
             udf_modifying_row_count=False,
         )
-        return self._answered(prepared, replace(settings, config=place.on(self.config)), place.gpus)
+        return self._answered(prepared, settings, place.gpus)
 
-    def _settings(self) -> ActorSettings:
-        place = Location.of(self.config.output.path)
-        fingerprint = self.fingerprint.digest
+    def _settings(self, config: JobConfig, fingerprint: str) -> ActorSettings:
         return ActorSettings(
-            config=self.config,
+            config=config,
             backend=self._backend,
             fingerprint=fingerprint,
             input_schema=pa.schema([]),
-            sampler=Sampler(output=place, fingerprint=fingerprint, share=0.0),
-            coordinator=start_coordinator(self.config.faults),
+            sampler=Sampler(output=Location.of(config.output.path), fingerprint=fingerprint, share=0.0),
+            coordinator=start_coordinator(config.faults),
         )
 
     def _preparation(self) -> "Preparation":
@@ -170,9 +170,10 @@ class Answers:
             unified_schema(wanted_columns(self.config.input), {"the dataset": plain_schema(schema.base_schema)})
 
 
-def _be_patient(dataset: "ray.data.Dataset", faults: Faults) -> None:
-    """Ray ends a run that moves no block for long; finding a row that kills its process may take longer."""
-    context = dataset.context
+def _set_up(context: "ray.data.DataContext", faults: Faults) -> None:
+    """Of this dataset alone. Errors arrive as themselves; and Ray ends a run that moves no block for long, where finding
+    a row that kills its process may take longer."""
+    context.raise_original_map_exception = True
     if context.execution_no_progress_timeout_s > 0:
         longest = max(context.execution_no_progress_timeout_s, longest_silence(faults))
         context.execution_no_progress_timeout_s = longest
