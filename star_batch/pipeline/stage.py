@@ -171,8 +171,8 @@ class Answers:
 
 
 def _set_up(context: "ray.data.DataContext", faults: Faults) -> None:
-    """Of this dataset alone. Errors arrive as themselves; and Ray ends a run that moves no block for long, where finding
-    a row that kills its process may take longer."""
+    """Errors arrive as themselves. And Ray ends a run that moves no block for long: finding a row that kills its
+    process may take longer."""
     context.raise_original_map_exception = True
     if context.execution_no_progress_timeout_s > 0:
         longest = max(context.execution_no_progress_timeout_s, longest_silence(faults))
