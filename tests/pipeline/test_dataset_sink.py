@@ -16,11 +16,18 @@ from star_batch.pipeline.dataset_sink import DatasetSink, only_left
 from star_batch.storage.location import Location
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests are handed on as they are."""
+    monkeypatch.setattr("star_batch.pipeline.dataset_sink._shared", lambda digests: digests.tobytes())
+
+
 def written(out: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(out / "answers").sort_by("id").to_pylist()
     return rows
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_blocks_become_parts_of_types_that_every_reader_knows(tmp_path: Path) -> None:
     sink = DatasetSink(str(tmp_path / "out"), id_column="key", error_column="why")
     sink.on_write_start()
@@ -43,6 +50,7 @@ def test_blocks_become_parts_of_types_that_every_reader_knows(tmp_path: Path) ->
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_of_rows_that_share_an_id_the_answered_one_is_kept(tmp_path: Path) -> None:
     sink = DatasetSink(str(tmp_path / "out"))
     sink.on_write_start()
@@ -53,6 +61,7 @@ def test_of_rows_that_share_an_id_the_answered_one_is_kept(tmp_path: Path) -> No
     assert [(row["id"], row["n"]) for row in written(tmp_path / "out")] == [("a", 1), ("b", 4), ("c", 5)]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_another_run_goes_on_and_a_write_that_was_broken_off_holds_nobody_up(tmp_path: Path) -> None:
     out = tmp_path / "out"
     broken = DatasetSink(str(out))
@@ -65,6 +74,7 @@ def test_another_run_goes_on_and_a_write_that_was_broken_off_holds_nobody_up(tmp
     assert [(row["id"], row["n"]) for row in written(out)] == [("a", 1), ("b", 8)]
 
 
+@pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize(
     ("columns", "options", "words"),
     [
@@ -79,9 +89,8 @@ def test_another_run_goes_on_and_a_write_that_was_broken_off_holds_nobody_up(tmp
     ],
 )
 def test_rows_that_cannot_be_written_are_refused(
-    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("star_batch.pipeline.dataset_sink._shared", lambda digests: digests.tobytes())
     sink = DatasetSink(str(tmp_path / "out"), **options)
     sink.on_write_start()
     with pytest.raises(InputError, match=words):
