@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from ray.data.extensions import ArrowPythonObjectArray, ArrowTensorArray
@@ -39,6 +39,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(blocks=st.lists(tables(), max_size=4))
 def test_rows_come_back_as_they_were_whatever_their_neighbours_are(blocks: list[pa.Table]) -> None:
     rows = pa.concat_tables([packed(block) for block in blocks]) if blocks else packed(pa.table({"a": []}))

@@ -84,7 +84,11 @@ def test_another_run_goes_on_and_a_write_that_was_broken_off_holds_nobody_up(tmp
         ({"id": ["a"]}, {"error_column": "why"}, "no column 'why' for error_column"),
         ({"id": ["a"], "key": ["b"]}, {"id_column": "key"}, "have a column 'id', which is written from 'key'"),
         ({"id": ["a"], "num_kept": ["x"]}, {}, "has the name of one of the answers', and another type"),
-        ({"id": ["a"], "o": ArrowPythonObjectArray.from_objects([{1}])}, {}, r"'o' holds Python objects \(set\)"),
+        (
+            {"id": ["a"], "o": ArrowPythonObjectArray.from_objects([object()])},
+            {},
+            r"'o' holds Python objects \(object\)",
+        ),
         ({"id": ["z"]}, {"ids": ["a"]}, "1 rows are not among the ids given, such as 'z'"),
     ],
 )
