@@ -50,7 +50,7 @@ def _to_bytes(row: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, row.schema) as stream:
         stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=row.schema))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _compact(column: pa.Array) -> pa.Array:

@@ -101,7 +101,7 @@ def _random_block(draw: random.Random, first: int) -> tuple[pa.Table, list[str |
         place = draw.randrange(count)
         records[place] |= change
         kinds[place] = kind
-    odd = draw.choice([{}, {"x": 1}, {"x": "text"}, {"x": {"a": 1}}, {"x": None}, {"y": [1, 2]}])
+    odd: dict[str, Any] = draw.choice([{}, {"x": 1}, {"x": "text"}, {"x": {"a": 1}}, {"x": None}, {"y": [1, 2]}])
     records = [record | odd for record in records]
     if draw.random() < 0.15:
         for record in records:
@@ -169,7 +169,7 @@ def test_images_as_ray_reads_them(data: Any, tmp_path: Path) -> None:
 
 
 def test_pandas_blocks_choices_and_references(data: Any) -> None:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     frame = pd.DataFrame([row | {"options": ["yes", "no"], "truth": "YES"} for row in rows(6)])
     found = stage(choices_column="options", reference_column="truth")(data.from_pandas(frame)).take_all()
@@ -232,7 +232,7 @@ def test_what_is_known_to_be_wrong_is_said_at_once(data: Any, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="the rows have a column 'answer' already"):
         stage()(dataset.rename_columns({"id": "answer"}).materialize())
     with pytest.raises(ConfigError, match=r"takes a ray.data.Dataset, not list"):
-        stage()([])  # type: ignore[arg-type]
+        stage()([])
     with pytest.raises(ConfigError, match="prompt: only plain column names"):
         stage(prompt="{a.b}")
     with pytest.raises(ClusterError, match=r"no 1 GPUs|grows to"):
