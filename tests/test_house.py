@@ -52,6 +52,7 @@ FLOORS = {
     "forecast": 6,
     "demo": 6,
     "cli": 7,
+    "ray": 7,
     "jobs": 7,
     "__init__": 7,
     "__main__": 7,

@@ -27,6 +27,7 @@ from star_batch.commit.snapshots import (
     ids_of,
     next_epoch,
     open_epoch,
+    read_snapshot,
     with_vanished,
 )
 from star_batch.commit.unit import commit_rows
@@ -40,7 +41,8 @@ class Session:
 
     Args:
         output: a local folder, `s3://` or `gs://`.
-        ids: of all rows that there are to be, as text, each once.
+        ids: of all rows that there are to be, as text, each once; None where nobody knows them: then every row that
+            is committed is to be there once, and nobody can say that one is missing.
         job: what the answers depend on. An output that was begun with another is refused.
         options: fsspec's for that file system.
         seconds: a run that was not heard of for so long may be succeeded by another.
@@ -52,7 +54,7 @@ class Session:
     """
 
     output: str
-    ids: Sequence[str]
+    ids: Sequence[str] | None
     job: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     seconds: float = 60.0
@@ -60,20 +62,23 @@ class Session:
     """The right to commit; small. Processes that are sent it call `star_batch.commit.unit.commit_rows` with it."""
     left: list[str] = field(init=False)
     """Ids that have no row yet, in order."""
+    done: Digests = field(init=False, repr=False)
+    """Of the ids that had a row when this began."""
     _wanted: Digests = field(init=False, repr=False)
     _lease: Lease = field(init=False, repr=False)
     _exit: ExitStack = field(init=False, repr=False)
 
     def __enter__(self) -> Self:
-        place, ids = Location.of(self.output, self.options), joined([digest_ids(list(self.ids))])
+        place, ids = Location.of(self.output, self.options), joined([digest_ids(list(self.ids or ()))])
         if is_repeated(ids).any():
             raise InputError(f"{place.shown}: an id stands twice among the {len(ids):,} ids; make them distinct")
         fingerprint = Fingerprint(dict(self.job))
         with ExitStack() as stack:
             self._lease = stack.enter_context(Lease(output=place, seconds=self.seconds))
             seen = _look(place, fingerprint)
-            done = is_in(ids, ids_of(seen.commits))
-            self.left = [id for id, is_done in zip(self.ids, done, strict=True) if not is_done]
+            self.done = ids_of(seen.commits)
+            is_there = is_in(ids, self.done)
+            self.left = [id for id, is_done in zip(self.ids or (), is_there, strict=True) if not is_done]
             self._wanted = with_vanished(ids, seen.commits)
             self.epoch = next_epoch(place, seen, fingerprint)
             with failing_as(OutputError, "write the output", place):
@@ -111,8 +116,24 @@ class Session:
             OutputError: rows are missing, doubled or foreign.
             LeaseLost: another run has taken over.
         """
-        expected = Expected(ids=self._wanted, epoch=self.epoch.number, fingerprint=Fingerprint(dict(self.job)))
+        wanted = self._wanted if self.ids is not None else _distinct(self.epoch.output)
+        expected = Expected(ids=wanted, epoch=self.epoch.number, fingerprint=Fingerprint(dict(self.job)))
         return finalise(self.epoch.output, expected, self._lease.confirm, describe)
+
+
+def answered(output: str, job: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Digests:
+    """Of the ids that have a row there now; takes nothing and changes nothing.
+
+    Raises:
+        OutputError: the output cannot be read, or holds answers of another job.
+    """
+    return ids_of(_look(Location.of(output, options), Fingerprint(dict(job))).commits)
+
+
+def _distinct(place: Location) -> Digests:
+    with failing_as(OutputError, "finish the output", place):
+        ids = ids_of(read_snapshot(place).commits)
+    return ids[~is_repeated(ids)]
 
 
 def _look(place: Location, fingerprint: Fingerprint) -> Snapshot:

@@ -24,6 +24,9 @@ from star_batch.inputs.sources import Sources
 
 _ROWS_PER_STEP = 64
 
+Stage: TypeAlias = Callable[[pa.Table, str | None], pa.Table]
+"""As `Preprocess` is called."""
+
 Pieces: TypeAlias = Callable[[tuple[str, ...]], Iterator[tuple[tuple[str, ...], str | None]]]
 """Ids of rows, cut into what is prepared together, or must not be and why."""
 
@@ -70,7 +73,7 @@ class Preprocess:
         return [[shared[id(found)] for found in row] for row in fetched]
 
 
-def preprocess_block(rows: pa.Table, stage: Preprocess, pieces: Pieces) -> Iterator[pa.Table]:
+def preprocess_block(rows: pa.Table, stage: Stage, pieces: Pieces) -> Iterator[pa.Table]:
     """The stage as the plain function that Ray runs in tasks; a few rows at a time, as pixels are large."""
     for first in range(0, rows.num_rows, _ROWS_PER_STEP):
         step = rows.slice(first, _ROWS_PER_STEP)

@@ -48,16 +48,19 @@ _PATIENCE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSettings:
-    """What an actor needs to start: small and without weights, so that a lost actor can be started again."""
+    """What an actor needs to start: small and without weights, so that a lost actor can be started again.
+
+    Without a `sink` nothing is committed here, without a `monitor` nobody but Ray is told.
+    """
 
     config: JobConfig
     backend: Backend
     fingerprint: str
     input_schema: pa.Schema
-    sink: AnswersSink
     sampler: Sampler
-    monitor: Any = field(repr=False)
     coordinator: Any = field(repr=False)
+    sink: AnswersSink | None = None
+    monitor: Any = field(repr=False, default=None)
 
 
 def answers_schema(input_schema: pa.Schema, input: Input) -> pa.Schema:
@@ -143,9 +146,10 @@ class EngineActor:
 
     async def _committed_if_slow(self, answers: pa.Table) -> pa.Table:
         """What is left to commit. If this process dies between marker and reply, the same rows come again and lose."""
-        if not self._pace.is_slow(answers.num_rows, time.monotonic()):
+        sink = self._settings.sink
+        if sink is None or not self._pace.is_slow(answers.num_rows, time.monotonic()):
             return answers
-        await asyncio.to_thread(self._settings.sink.write, [answers], None)
+        await asyncio.to_thread(sink.write, [answers], None)
         return answers.slice(0, 0)
 
     async def _keep_samples(
@@ -209,7 +213,8 @@ class EngineActor:
                 errors=self._errors,
             )
             self._metrics.export(report.snapshot())
-            return self._settings.monitor.report.remote(report)
+            monitor = self._settings.monitor
+            return monitor.report.remote(report) if monitor is not None else None
 
 
 def _share_of_a_file(config: JobConfig) -> CommitPace:
@@ -219,6 +224,8 @@ def _share_of_a_file(config: JobConfig) -> CommitPace:
 
 async def _delivered(sent: Any) -> None:
     """Wait a moment until a report has arrived; a monitor that is lost is nobody's trouble."""
+    if sent is None:
+        return
     with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
         await asyncio.wait_for(asyncio.wrap_future(sent.future()), _PATIENCE_SECONDS)
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.commit.session import Session
+from star_batch.commit.session import Session, answered
 from star_batch.commit.unit import commit_rows
 from star_batch.errors import InputError, LeaseHeld, LeaseLost, OutputError
 
@@ -75,3 +75,24 @@ def test_ids_are_distinct(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="twice"), Session(output=str(tmp_path), ids=["a", "a"], job=JOB):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_list_of_ids_every_row_is_there_once(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with Session(output=out, ids=None, job=JOB) as session:
+        assert session.left == []
+        assert len(session.done) == 0
+        session.commit(rows(["a", "b"]))
+        session.commit(rows(["b", "c"], error="broken"))
+        session.finish()
+    table = pq.read_table(Path(out, "answers")).sort_by("id")
+    assert table["id"].to_pylist() == ["a", "b", "c"]
+    assert table["error"].to_pylist() == [None, None, "broken"]
+    assert len(answered(out, JOB)) == 3
+    with pytest.raises(OutputError, match="another job"):
+        answered(out, {})
+    with Session(output=out, ids=None, job=JOB) as session:
+        assert len(session.done) == 3
+        session.commit(rows(["d"]))
+        session.finish()
+    assert len(answered(out, JOB)) == 4
