@@ -31,7 +31,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2
         (b"<?php echo 1;", "text: it begins '<?php echo 1;'"),
         ("nicht gefunden: \N{LATIN SMALL LETTER U WITH DIAERESIS}".encode() * 500, "text: it begins 'nicht"),
         ("Access denied".encode("utf-16"), "text: it begins"),
-        (gzip.compress(b"image"), "gzip-compressed data"),
+        (gzip.compress(b"image", mtime=0), "gzip-compressed data"),
         (b"PK\x03\x04" + bytes(30), "a ZIP archive"),
         (bytes(4096), "nothing but zeros"),
         (b"\x00\x00\x00\x18ftypmp42" + bytes(40), "a video"),

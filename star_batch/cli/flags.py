@@ -155,7 +155,7 @@ Settings = Annotated[
         autocompletion=_keys,
     ),
 ]
-Paths = Annotated[list[str] | None, text("PATH", "Parquet: file, folder or glob; repeatable.")]
+Paths = Annotated[list[str] | None, text("PATH", "File, folder or glob; repeatable.")]
 Choices = Annotated[list[str] | None, text("A,B,C", "Answers to choose from: with commas between, or repeatable.")]
 Questions = Annotated[list[str] | None, text("NAME=TEXT", "One of several questions for all rows; repeatable.")]
 KeepColumns = Annotated[

@@ -73,7 +73,7 @@ def test_the_first_turn_is_asked_and_its_answer_is_the_reference(tmp_path: Path,
         "r7": ("chat?", None, None),
         "r8": (None, None, "prompt_missing"),
         f"{name}#9": (None, None, "value_invalid"),
-        "r10": ("text only?", None, "image_missing"),
+        "r10": (None, None, "image_missing"),
     }
     assert [len(row["pictures"] or ()) for row in rows][6] == 2
     assert rows[9]["error"] == f"{name}, record 9: is no JSON object but ['no record']"
