@@ -26,6 +26,7 @@ S3_SECRET = "planted-secret-0123456789abcdef"
 BUCKET = "bucket"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests that need the local Ray run in one process, one after the other, and so share it."""
     for item in items:

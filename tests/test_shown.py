@@ -51,7 +51,7 @@ def logs() -> Any:
     messages.logger.handlers, messages.logger.level, sys.excepthook = handlers, level, hook
 
 
-@pytest.mark.parametrize("text", [HOSTILE, LONG, "\udcff"])
+@pytest.mark.parametrize("text", [HOSTILE, LONG, "\udcff"], ids=ascii)
 def test_whatever_shows_results_shows_it_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     screen.show_line(text)
     screen.show_list(text, [(text, text)])
@@ -69,7 +69,7 @@ def hostile_summary(text: str) -> Summary:
     return replace(summary(), labels={text: 1}, failed_by_type={text: 1}, agreement={text: 0.5}, confusion=confusion)
 
 
-@pytest.mark.parametrize("text", [HOSTILE, LONG, "%s %d", "\udcff"])
+@pytest.mark.parametrize("text", [HOSTILE, LONG, "%s %d", "\udcff"], ids=ascii)
 @pytest.mark.parametrize("verbose", [False, True])
 def test_an_error_is_as_many_lines_as_it_was_made_of(
     text: str, verbose: bool, capsys: pytest.CaptureFixture[str], logs: Any
@@ -84,7 +84,7 @@ def test_an_error_is_as_many_lines_as_it_was_made_of(
     assert verbose or shown.count("\n") == 2
 
 
-@pytest.mark.parametrize("text", [HOSTILE, LONG, "%s", "\udcff"])
+@pytest.mark.parametrize("text", [HOSTILE, LONG, "%s", "\udcff"], ids=ascii)
 def test_a_log_record_is_one_line(text: str, capsys: pytest.CaptureFixture[str], logs: Any) -> None:
     logs("text")
     logging.getLogger("star_batch.x").warning("row %s was lost", text)

@@ -51,7 +51,7 @@ def test_a_complete_output(output: Location, epoch: Epoch, ids: Digests) -> None
     summary = finish(output, ids)
     assert (summary.rows, summary.answered, summary.failed) == (4, 3, 1)
     assert summary.failed_by_type == {"image_missing": 1}
-    assert summary.images_per_second == 3 / summary.wall_seconds
+    assert summary.images_per_second == 3 / summary.working_seconds
     assert summary.stage_seconds["fetch"] == 2.0
     assert summary.stage_seconds["write"] > 0.0
     assert output.at("_SUCCESS").exists()
