@@ -6,11 +6,10 @@ What is wrong with a sample is its own error; what is wrong with an archive name
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from star_batch.errors import ImageMissing, ImageTooLarge, ImageUnreadable, InputError, RecordError, ValueInvalid
-from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.listing import SUFFIXES
 from star_batch.inputs.shards import Sample
 from star_batch.inputs.tar import Member, Window
@@ -37,7 +36,7 @@ def opened(root: Location, path: str) -> Iterator[Window]:
     Raises:
         InputError: it cannot be read.
     """
-    place = replace(root, url=with_scheme(path, root))
+    place = root.at_path(path)
     with failing_as(InputError, "read the archive", place):
         if not root.is_local:
             size = int(root.patiently(lambda: root.fs.size(path)))

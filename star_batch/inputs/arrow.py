@@ -13,17 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from star_batch.config import Input
 from star_batch.errors import InputError
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
-from star_batch.inputs.discover import ARROW, find_files, with_scheme
+from star_batch.inputs.discover import ARROW, find_files
 from star_batch.inputs.fitting import Misfit, fitted
 from star_batch.inputs.labels import label_names
-from star_batch.inputs.pieces import Piece, limited
+from star_batch.inputs.pieces import NumberedRows, limited
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.inputs.saved import of_data_sets
 from star_batch.storage.arrow import Message, cut, messages, read_batches, read_schema
@@ -61,30 +60,10 @@ class Arrow(Format):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batches(Piece):
-    """Some batches of a file, which begin at the byte `start`; `first_row` is the number in the file of their first."""
+class Batches(NumberedRows):
+    """Some batches of a file, which begin at the byte `start`."""
 
-    path: str
-    name: str
     start: int
-    first_row: int
-    largest_batch: int = 0
-
-    @property
-    def file(self) -> str | None:
-        return self.name
-
-    @property
-    def largest(self) -> int:
-        return self.largest_batch
-
-    def folder(self, root: Location) -> str | None:
-        return with_scheme(os.path.dirname(self.path), root)
-
-    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
-        start = self.first_row + first
-        numbers = pa.array(range(start, start + num_rows), pa.int64()).cast(pa.string())
-        return pc.binary_join_element_wise(self.name, numbers, "#")
 
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
         left = self.rows_until_the_last
@@ -105,7 +84,7 @@ class Batches(Piece):
         try:
             return fitted(pa.Table.from_batches([part]), schema, names)
         except Misfit as misfit:
-            shown = printable(_place(root, self.path).shown)
+            shown = printable(root.at_path(self.path).shown)
             raise InputError(f"{shown}: row {row + misfit.row:,}, {misfit}") from None
 
 
@@ -127,7 +106,7 @@ def _read_headers(root: Location, name: str, path: str) -> _Headers:
 
 def _pieces(name: str, path: str, start: int, found: Iterator[Message]) -> Iterator[Batches]:
     """Batches that are read together. Those of a file with dictionaries are one piece, as each may need all before."""
-    first = Batches(num_rows=0, path=path, name=name, start=start, first_row=0)
+    first = Batches(num_rows=0, path=path, name=name, start=start)
     piece, whole = first, first
     has_dictionaries = False
     cuts = list[Batches]()
@@ -142,7 +121,7 @@ def _pieces(name: str, path: str, start: int, found: Iterator[Message]) -> Itera
 
 
 def _with(piece: Batches, message: Message, size: int) -> Batches:
-    return replace(piece, num_rows=piece.num_rows + message.num_rows, largest_batch=max(piece.largest_batch, size))
+    return replace(piece, num_rows=piece.num_rows + message.num_rows, largest=max(piece.largest, size))
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:
@@ -158,7 +137,7 @@ def _storable(schema: pa.Schema) -> pa.Schema:
 
 @contextlib.contextmanager
 def _reading(root: Location, path: str) -> Iterator[Any]:
-    place = _place(root, path)
+    place = root.at_path(path)
     shown = printable(place.shown)
     try:
         with failing_as(InputError, "read", place), _open(root, path) as file:
@@ -175,7 +154,3 @@ def _open(root: Location, path: str) -> Any:
     if root.is_local:
         return root.patiently(lambda: pa.OSFile(os.fsencode(path)))
     return root.open_file(path, cache_type="none")
-
-
-def _place(root: Location, path: str) -> Location:
-    return replace(root, url=with_scheme(path, root))

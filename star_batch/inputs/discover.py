@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fsspec.utils import glob_translate
 
@@ -17,7 +17,6 @@ from star_batch.errors import InputError
 from star_batch.inputs.folders import NO_FILE, TWICE, Walk
 from star_batch.inputs.listing import as_text, is_image
 from star_batch.storage.location import Location, failing_as
-from star_batch.storage.urls import scheme_of
 from star_batch.wording import printable
 
 logger = logging.getLogger(__name__)
@@ -70,12 +69,7 @@ def find_files(
     if walk.left_out:
         shown = ", ".join(printable(place.shown) for place in places)
         logger.info("%s: left out, as no %s by their names or for another reason: %s", shown, sought.what, walk.told())
-    return replace(places[0], url=with_scheme(root, places[0])), named
-
-
-def with_scheme(path: str, like: Location) -> str:
-    """The URL of a path on the file system of `like`."""
-    return path if like.is_local else f"{scheme_of(like.url)}://{path}"
+    return places[0].at_path(root), named
 
 
 def _expand(place: Location, walk: Walk) -> tuple[str, Iterable[str]]:
@@ -108,7 +102,7 @@ def _matching(place: Location, folder: str, pattern: str, walk: Walk) -> Iterato
         if any(name.startswith(_HIDDEN) for name in names):
             walk.left_out["hidden"] += 1
         elif is_folder:
-            yield from walk.files(replace(place, url=with_scheme(path, place)), is_named=False)
+            yield from walk.files(place.at_path(path), is_named=False)
         elif place.is_local and not os.path.isfile(path):
             walk.left_out[NO_FILE] += 1
         elif walk.takes(names[-1]):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -10,7 +10,6 @@ from star_batch.config import Input
 from star_batch.errors import ConfigError
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import wanted_columns
-from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.listing import list_images
 from star_batch.inputs.pieces import Piece
 from star_batch.inputs.rows import InputPlan
@@ -27,7 +26,7 @@ class Images(Format):
             raise ConfigError(f"prompt: {{{columns[0]}}} names a column, and a folder of images has none")
         places = places_of(config)
         folder = os.path.commonpath([place.path for place in places])
-        root = replace(places[0], url=with_scheme(folder, places[0]))
+        root = places[0].at_path(folder)
         names = list_images(places, folder, output).slice(0, config.limit).combine_chunks()
         starts = range(0, len(names), _NAMES_PER_PIECE)
         # Copied: a slice would take all of the names along to wherever it is sent.

@@ -4,7 +4,6 @@ A derived id is `<file>#<line>`, the number of the row's first line as editors c
 the rows begin; from there they are read in pieces, but for packed ones, which are one piece each.
 """
 
-import os
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,8 @@ import pyarrow.compute as pc
 from star_batch.config import Input
 from star_batch.errors import InputError, ValueInvalid
 from star_batch.inputs.base import Format, places_of
-from star_batch.inputs.discover import Sought, find_files, with_scheme
-from star_batch.inputs.pieces import Piece, limited
+from star_batch.inputs.discover import Sought, find_files
+from star_batch.inputs.pieces import FilePiece, limited
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.inputs.text_rows import JsonLines, Line, Table, TextRow, read_lines
 from star_batch.inputs.untyped import UNWANTED, Row, to_tables, untyped_schema
@@ -75,11 +74,11 @@ def _surveyed(root: Location, files: dict[str, str], limit: int | None) -> dict[
     """By name. With a limit, one after the other until there are enough rows."""
     found: dict[str, _Survey] = {}
     if limit is None:
-        places = [_place(root, path) for path in files.values()]
+        places = [root.at_path(path) for path in files.values()]
         found = dict(zip(files, in_threads(lambda place: _survey(place, None), places), strict=True))
     for name, path in files.items():
         if limit is not None and limit > 0:
-            found[name] = _survey(_place(root, path), limit)
+            found[name] = _survey(root.at_path(path), limit)
             limit -= len(found[name].numbers)
     if not any(each.numbers for each in found.values()):
         raise InputError(f"{printable(root.shown)}: {len(found):,} files of lines without a single row")
@@ -167,31 +166,22 @@ def _pieces(name: str, path: str, found: _Survey, config: Input) -> Iterator["Li
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinesPiece(Piece):
+class LinesPiece(FilePiece):
     """Rows of one file that follow each other, by the numbers of their lines.
 
     `start`: the byte where the first begins; None where they are all of a file that is packed.
     """
 
-    path: str
-    name: str
     layout: Layout
     numbers: pa.Int64Array
     start: int | None
-
-    @property
-    def file(self) -> str | None:
-        return self.name
-
-    def folder(self, root: Location) -> str | None:
-        return with_scheme(os.path.dirname(self.path), root)
 
     def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
         numbers = self.numbers.slice(first, num_rows).cast(pa.string())
         return pc.binary_join_element_wise(self.name, numbers, "#")
 
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
-        return to_tables(self._rows(_place(root, self.path)), schema, most_rows=most_rows, num_bytes=num_bytes)
+        return to_tables(self._rows(root.at_path(self.path)), schema, most_rows=most_rows, num_bytes=num_bytes)
 
     def _rows(self, place: Location) -> Iterator[Row]:
         wanted, rows = self.wanted_rows(), self.layout.rows(self._lines(place))
@@ -220,7 +210,3 @@ def _from(place: Location, start: int) -> Iterator[bytes]:
     with failing_as(InputError, "read the rows", place), place.open_file(place.path) as file:
         file.seek(start)
         yield from iter(lambda: bytes(file.read(_CHUNK_BYTES)), b"")
-
-
-def _place(root: Location, path: str) -> Location:
-    return replace(root, url=with_scheme(path, root))

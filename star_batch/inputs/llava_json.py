@@ -5,21 +5,19 @@ columns too. A derived id is `<file>#<number>`, counted from 0. A file is read a
 Knows no byte of JSON: see `star_batch.openai.lines`.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_batch.config import Input
 from star_batch.errors import InputError, ValueInvalid
 from star_batch.inputs.base import Format, places_of
-from star_batch.inputs.discover import Sought, find_files, with_scheme
+from star_batch.inputs.discover import Sought, find_files
 from star_batch.inputs.lines import IMAGES
-from star_batch.inputs.pieces import Piece, limited
+from star_batch.inputs.pieces import NumberedRows, limited
 from star_batch.inputs.rows import InputPlan
 from star_batch.inputs.untyped import UNWANTED, Row, parse_json, to_tables, untyped_schema
 from star_batch.openai.files import read_text
@@ -45,7 +43,7 @@ class Conversations(Format):
         found, left = dict[str, _Survey](), config.limit
         for name, path in files.items():
             if left is None or left > 0:
-                found[name] = _survey(_place(root, path), left)
+                found[name] = _survey(root.at_path(path), left)
                 left = None if left is None else left - found[name].num_rows
         if not any(each.num_rows for each in found.values()):
             raise InputError(f"{printable(root.shown)}: {len(found):,} files without a single record")
@@ -79,25 +77,11 @@ def _survey(place: Location, limit: int | None) -> _Survey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Records(Piece):
+class Records(NumberedRows):
     """All records of a file, or the first of them."""
 
-    path: str
-    name: str
-
-    @property
-    def file(self) -> str | None:
-        return self.name
-
-    def folder(self, root: Location) -> str | None:
-        return with_scheme(os.path.dirname(self.path), root)
-
-    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
-        numbers = pa.array(range(first, first + num_rows), pa.int64()).cast(pa.string())
-        return pc.binary_join_element_wise(self.name, numbers, "#")
-
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
-        return to_tables(self._rows(_place(root, self.path)), schema, most_rows=most_rows, num_bytes=num_bytes)
+        return to_tables(self._rows(root.at_path(self.path)), schema, most_rows=most_rows, num_bytes=num_bytes)
 
     def _rows(self, place: Location) -> Iterator[Row]:
         wanted, records = self.wanted_rows(), _records(place)
@@ -140,7 +124,3 @@ def _turn(turn: object) -> tuple[str, str | None]:
     values: Mapping[str, Any] = turn if isinstance(turn, dict) else {}
     who, text = values.get("from", values.get("role")), values.get("value", values.get("content"))
     return (who if isinstance(who, str) else ""), (text if isinstance(text, str) else None)
-
-
-def _place(root: Location, path: str) -> Location:
-    return replace(root, url=with_scheme(path, root))

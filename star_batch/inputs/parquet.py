@@ -5,20 +5,18 @@ A derived id is `<file>#<row>`: the file's name below the input's root and the r
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from star_batch.config import Input
 from star_batch.errors import InputError
 from star_batch.inputs.base import Format, places_of
 from star_batch.inputs.columns import label_columns, unified_schema, wanted_columns
-from star_batch.inputs.discover import find_files, with_scheme
+from star_batch.inputs.discover import find_files
 from star_batch.inputs.partitions import partitions, with_columns
-from star_batch.inputs.pieces import Piece, limited
+from star_batch.inputs.pieces import NumberedRows, limited
 from star_batch.inputs.row_groups import Footer, read_footer, read_group
 from star_batch.inputs.rows import InputPlan, in_threads
 from star_batch.storage.location import Location
@@ -55,34 +53,14 @@ class Parquet(Format):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroup(Piece):
-    """The first rows of one row group; `first_row` is the number in the file of the group's first.
+class RowGroup(NumberedRows):
+    """The first rows of one row group.
 
     `given`: columns whose value, the same in all rows, is not in the file.
     """
 
-    path: str
-    name: str
     index: int
-    first_row: int
-    largest_column: int = 0
     given: tuple[tuple[str, str | None], ...] = ()
-
-    @property
-    def file(self) -> str | None:
-        return self.name
-
-    @property
-    def largest(self) -> int:
-        return self.largest_column
-
-    def folder(self, root: Location) -> str | None:
-        return with_scheme(os.path.dirname(self.path), root)
-
-    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
-        start = self.first_row + first
-        numbers = pa.array(range(start, start + num_rows), pa.int64()).cast(pa.string())
-        return pc.binary_join_element_wise(self.name, numbers, "#")
 
     def tables(self, root: Location, schema: pa.Schema, *, most_rows: int, num_bytes: int) -> Iterator[pa.Table]:
         return read_group(
@@ -119,7 +97,5 @@ def _row_groups(name: str, path: str, footer: Footer, fan: int) -> Iterator[RowG
     first = 0
     for index, (rows, largest) in enumerate(zip(footer.rows, footer.largest, strict=True)):
         if rows:
-            yield RowGroup(
-                path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan, largest_column=largest
-            )
+            yield RowGroup(path=path, name=name, index=index, first_row=first, num_rows=rows, fan=fan, largest=largest)
         first += rows

@@ -3,12 +3,14 @@
 A piece knows how its rows are read and what they are called; which of them are wanted is told to it.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from star_batch.storage.location import Location
 
@@ -33,11 +35,15 @@ BYTES_PER_TABLE = 32 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece(ABC):
-    """`num_rows` rows of the input, each asked `fan` questions; of these only the positions in `wanted`, if given."""
+    """`num_rows` rows of the input, each asked `fan` questions; of these only the positions in `wanted`, if given.
+
+    `largest`: bytes that reading may cost at once, beside the rows themselves.
+    """
 
     num_rows: int
     fan: int = 1
     wanted: pa.Int64Array | None = None
+    largest: int = 0
 
     def __len__(self) -> int:
         return self.num_rows * self.fan if self.wanted is None else len(self.wanted)
@@ -63,11 +69,6 @@ class Piece(ABC):
         """The name, below the input's root, of the file that it is a part of; None where each row is a file."""
         return None
 
-    @property
-    def largest(self) -> int:
-        """Bytes that reading may cost at once, beside the rows themselves."""
-        return 0
-
     def folder(self, root: Location) -> str | None:
         """Where the file is whose rows these are, if rows may name what lies beside it."""
         return None
@@ -88,6 +89,33 @@ class Piece(ABC):
         if self.wanted is None:
             return range(self.num_rows)
         return set((self.wanted.to_numpy() // self.fan).tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePiece(Piece):
+    """Rows of one file: its `path`, and its `name` below the input's root. Rows may name what lies beside it."""
+
+    path: str
+    name: str
+
+    @property
+    def file(self) -> str | None:
+        return self.name
+
+    def folder(self, root: Location) -> str | None:
+        return root.at_path(os.path.dirname(self.path)).url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedRows(FilePiece):
+    """Rows that follow each other, called `<file>#<row>`; `first_row` is the number in the file of the first."""
+
+    first_row: int = 0
+
+    def derived_ids(self, first: int, num_rows: int) -> pa.StringArray:
+        start = self.first_row + first
+        numbers = pa.array(range(start, start + num_rows), pa.int64()).cast(pa.string())
+        return pc.binary_join_element_wise(self.name, numbers, "#")
 
 
 P = TypeVar("P", bound=Piece)

@@ -6,14 +6,13 @@ What is wrong with a file names the file; what is wrong with a value names its c
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from star_batch.config import ALL_COLUMNS
 from star_batch.errors import InputError
-from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.fitting import Misfit, fitted
 from star_batch.inputs.labels import label_names
 from star_batch.storage.location import Location, explain, failing_as
@@ -41,7 +40,7 @@ def read_footer(root: Location, path: str, columns: Sequence[str]) -> Footer:
         columns = parquet.schema_arrow.names if ALL_COLUMNS in columns else columns
         groups = [parquet.metadata.row_group(index) for index in range(parquet.num_row_groups)]
         if why := contradiction(parquet, columns):
-            raise InputError(f"{printable(_place(root, path).shown)}: its footer contradicts itself ({why})")
+            raise InputError(f"{printable(root.at_path(path).shown)}: its footer contradicts itself ({why})")
         return Footer(
             parquet.schema_arrow,
             tuple(group.num_rows for group in groups),
@@ -82,7 +81,7 @@ def read_group(
             try:
                 yield fitted(table, schema, names)
             except Misfit as misfit:
-                shown = printable(_place(root, path).shown)
+                shown = printable(root.at_path(path).shown)
                 raise InputError(f"{shown}: row {first_row + misfit.row:,}, {misfit}") from None
             first_row += batch.num_rows
 
@@ -94,7 +93,7 @@ def _open(root: Location, path: str) -> Any:
 
 @contextlib.contextmanager
 def _reading(root: Location, path: str) -> Iterator[None]:
-    file = _place(root, path)
+    file = root.at_path(path)
     shown = printable(file.shown)
     try:
         with failing_as(InputError, "read", file):
@@ -107,7 +106,3 @@ def _reading(root: Location, path: str) -> Iterator[None]:
     except (pa.ArrowException, UnicodeDecodeError) as error:
         why = printable(explain(error, root.options))
         raise InputError(f"{shown}: is not a readable Parquet file: {why}") from None
-
-
-def _place(root: Location, path: str) -> Location:
-    return replace(root, url=with_scheme(path, root))

@@ -8,11 +8,10 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from star_batch.errors import InputError
-from star_batch.inputs.discover import with_scheme
 from star_batch.inputs.rows import in_threads
 from star_batch.storage.location import Location, failing_as
 from star_batch.wording import printable, quoted
@@ -55,8 +54,8 @@ class _Folder:
 
     @classmethod
     def of(cls, root: Location, folder: str) -> "_Folder":
-        place = _place(root, folder)
-        splits = _splits(_place(root, os.path.dirname(folder)).at(_SPLITS))
+        place = root.at_path(folder)
+        splits = _splits(root.at_path(os.path.dirname(folder)).at(_SPLITS))
         is_left_over = splits is not None and os.path.basename(folder) not in splits
         return cls(folder, printable(place.at(_STATE).shown), _names(place.at(_STATE)), is_left_over)
 
@@ -68,10 +67,6 @@ class _Folder:
         missing = sorted(set(self.names or ()) - there)
         if missing and not self.is_left_over:
             raise InputError(f"{self.shown}: names {quoted(missing[0])}, which is not there")
-
-
-def _place(root: Location, path: str) -> Location:
-    return replace(root, url=with_scheme(path, root))
 
 
 def _names(place: Location) -> set[str] | None:

@@ -117,6 +117,10 @@ class Location:
         folder = self.url if self.url.endswith("/") else f"{self.url}/"
         return replace(self, url=folder + "/".join(names))
 
+    def at_path(self, path: str) -> "Location":
+        """Another file or folder of the same file system, under that system's own name for it."""
+        return replace(self, url=path if self.is_local else f"{scheme_of(self.url)}://{path}")
+
     @_retried
     def exists(self) -> bool:
         return bool(self.fs.exists(self.path))

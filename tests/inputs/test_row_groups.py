@@ -153,7 +153,7 @@ def test_memory_is_set_aside_only_for_large_row_groups(tmp_path: Path) -> None:
     assert 0 < group.largest < 100_000
     assert memory_per_task(plan, machines) is None
     for largest, asked in [(10**9, 1e9), (10**10, 2e9)]:
-        group = RowGroup(path="", name="", index=0, first_row=0, num_rows=1, fan=1, largest_column=largest)
+        group = RowGroup(path="", name="", index=0, first_row=0, num_rows=1, fan=1, largest=largest)
         assert memory_per_task(type(plan)(root=plan.root, schema=plan.schema, pieces=(group,)), machines) == asked
 
 
