@@ -26,14 +26,6 @@ S3_SECRET = "planted-secret-0123456789abcdef"
 BUCKET = "bucket"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests that need the local Ray run in one process, one after the other, and so share it."""
-    for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def aws_environment() -> Iterator[None]:
     """Credentials that a test can look for wherever they must not be. Set before Ray starts its workers."""
