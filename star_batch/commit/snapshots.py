@@ -156,7 +156,7 @@ def _read_snapshot(output: Location, number: int) -> Snapshot:
         opened=opened,
         commits=(*before, *fresh),
         num_before=len(before),
-        is_complete=_completed(output) == name,
+        is_complete=completed(output) == name,
         form=form,
     )
 
@@ -221,7 +221,8 @@ def _numbers(output: Location) -> list[int]:
     return [int(match[1]) for match in found if match is not None]
 
 
-def _completed(output: Location) -> str | None:
+def completed(output: Location) -> str | None:
+    """The name of the epoch that is complete, if one is."""
     try:
         return output.at(SUCCESS).read_bytes().decode(errors="replace")
     except FileNotFoundError:

@@ -60,9 +60,10 @@ class Fetch(Section):
 class Input(Section):
     """Where the records are and which columns say what.
 
-    `path`: a Parquet file, a glob, a directory, or a list of them; local, `s3://`, `gs://`,
+    `path`: a file, a glob, a directory, or a list of them; local, `s3://`, `gs://`,
     or `hf://datasets/OWNER/NAME@REVISION/path` of the Hugging Face Hub.
-    `kind`: with `arrow` these are Arrow's own files, as Hugging Face's `save_to_disk` and Feather have them; with
+    `kind`: the format, ours or a plugin's: `parquet`, `webdataset` (tar archives), `lines` (JSON lines, CSV, TSV) and
+    `llava` (its JSON); with `arrow` these are Arrow's own files, as `save_to_disk` and Feather have them; with
     `images` the path is a folder of image files, and an image's id is its path below that; with `openai` it is files
     of OpenAI's Batch requests in JSON, packed or not, which say for themselves what is asked.
     `id_column`: None derives a stable id from the file's name and the row's place in it.

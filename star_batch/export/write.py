@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from star_batch.commit.answers import visible_rows
-from star_batch.commit.layout import EXPORTS, METRICS, SUCCESS, read_run
+from star_batch.commit.layout import EXPORTS, METRICS, read_run
+from star_batch.commit.snapshots import completed
 from star_batch.config import ExportFormat, Input
 from star_batch.errors import ConfigError, InputError, OutputError
 from star_batch.export.dataset import write_dataset
@@ -41,7 +42,7 @@ def export(output: Location, format: ExportFormat, to: Location | None = None, i
     """
     _check_place(output, to)
     with failing_as(OutputError, "read the output", output):
-        epoch = _completed(output)
+        epoch = completed(output)
     count = _written(output, format, to or output.at(EXPORTS[format]), input)
     if to is None:
         with failing_as(OutputError, "write the export", output):
@@ -54,7 +55,7 @@ def export_finished(output: Location, formats: Sequence[ExportFormat], input: In
     for format in formats:
         try:
             with failing_as(OutputError, "read the output", output):
-                is_there = _noted(output).get(format) == _completed(output)
+                is_there = _noted(output).get(format) == completed(output)
             if not is_there:
                 export(output, format, input=input)
         except Exception as error:
@@ -86,14 +87,6 @@ def _written(output: Location, format: ExportFormat, place: Location, input: Inp
         if input is None:
             raise InputError(f"{output.shown}: a WebDataset has images: name the input")
         return write_webdataset(Illustrator.of(output, input).illustrated(rows), place, labels)
-
-
-def _completed(output: Location) -> str | None:
-    """The epoch that is complete, if one is."""
-    try:
-        return output.at(SUCCESS).read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return None
 
 
 def _noted(output: Location) -> dict[str, Any]:

@@ -81,9 +81,10 @@ class PreparedPicture:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """One row on its way; `values` are its columns but the images, `templates` the questions' by name."""
+    """One row on its way; `values` are its columns but the images, `questions` and their `templates` go by name."""
 
     input: Input
+    questions: Mapping[str | None, Question]
     templates: Mapping[str | None, Template]
     values: Mapping[str, Any]
     pictures: Sequence[PreparedPicture]
@@ -116,7 +117,7 @@ class PlannedRow:
 
     @property
     def _question(self) -> Question:
-        return self.input.asked[self._name]
+        return self.questions[self._name]
 
     def _check_readable(self) -> None:
         problem = self.values.get(PROBLEM_COLUMN)

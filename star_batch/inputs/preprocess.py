@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 
 from star_batch.commit.readable import to_python
 from star_batch.config import Input
-from star_batch.errors import (
-    Quarantined,
-)
+from star_batch.errors import Quarantined
 from star_batch.inputs.fetch import Fetched
 from star_batch.inputs.pieces import FOLDER_COLUMN, ID_COLUMN
 from star_batch.inputs.planned_row import PictureMaker, PlannedRow, PreparedPicture
@@ -42,10 +40,11 @@ class Preprocess:
 
     def __call__(self, rows: pa.Table, deadly: str | None = None) -> pa.Table:
         """With a reason why the rows' images are `deadly`, they are not touched."""
-        templates = {name: Template.parse(question.prompt) for name, question in self.input.asked.items()}
+        questions = self.input.asked
+        templates = {name: Template.parse(question.prompt) for name, question in questions.items()}
         pictures = self._pictures(rows, deadly)
         prepared = [
-            PlannedRow(self.input, templates, row, shown).prepare()
+            PlannedRow(self.input, questions, templates, row, shown).prepare()
             for row, shown in zip(self._values(rows, templates), pictures, strict=True)
         ]
         kept = self.input.keep_columns
