@@ -12,6 +12,7 @@ from typing import Self
 
 from star_batch.commit.digests import DIGEST_BYTES
 from star_batch.commit.layout import ANSWERS, is_count, is_finite, part_epoch
+from star_batch.errors import LeaseLost, OutputError
 from star_batch.storage.location import Location
 
 
@@ -62,13 +63,34 @@ class Commit:
 
 
 def create_marker(marker: Location, commit: Commit) -> bool:
-    """False if another attempt's is there."""
+    """False if another attempt's is there.
+
+    Raises:
+        LeaseLost: there was one, and a later epoch has tidied it up meanwhile.
+        OutputError: the one there is damaged.
+    """
     try:
         marker.create(commit.to_json())
     except FileExistsError:
         # A rival's, or our own: a first try may have succeeded and its reply been lost.
-        return Commit.from_json(marker.read_bytes()).attempt == commit.attempt
+        try:
+            return load_marker(marker).attempt == commit.attempt
+        except FileNotFoundError:
+            raise LeaseLost(f"{marker.shown} is gone: another run has taken over") from None
     return True
+
+
+def load_marker(marker: Location) -> Commit:
+    """What a marker says.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OutputError: it is damaged.
+    """
+    try:
+        return Commit.from_json(marker.read_bytes())
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise OutputError(f"{marker.shown} is damaged") from None
 
 
 def is_part(file: str) -> bool:

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from star_batch.commit.digests import Digests, is_in, joined
 from star_batch.commit.fingerprint import Fingerprint
 from star_batch.commit.layout import ANSWERS, COMMITS, EPOCHS, SUCCESS, check_nothing_foreign, is_finite
-from star_batch.commit.markers import Commit
+from star_batch.commit.markers import Commit, load_marker
 from star_batch.errors import LeaseLost, OutputError
 from star_batch.storage.crashes import crash_at
 from star_batch.storage.location import Location
@@ -184,9 +183,17 @@ def open_epoch(epoch: Epoch, kept: Sequence[Commit], fingerprint: Fingerprint) -
         record.create(_to_parquet(epoch, kept, fingerprint))
     except FileExistsError:
         # Another's, or our own: a first try may have succeeded and its reply been lost.
-        if _read_record(record)[0] != epoch.holder:
+        if not _is_ours(record, epoch):
             raise LeaseLost(f"{epoch.output.shown}: another run has taken over") from None
     crash_at("after epoch")
+
+
+def _is_ours(record: Location, epoch: Epoch) -> bool:
+    try:
+        return _read_record(record)[0] == epoch.holder
+    except FileNotFoundError:
+        # A run that came later still has tidied it up.
+        return False
 
 
 def check_fingerprint(output: Location, there: Fingerprint | None, here: Fingerprint) -> None:
@@ -269,12 +276,4 @@ def _load_markers(output: Location, epoch: str) -> tuple[Commit, ...]:
     folder = output.at(COMMITS)
     names = [name for name in folder.files() if name.startswith(f"{epoch}-") and name.endswith(".json")]
     with ThreadPoolExecutor(_THREADS) as threads:
-        return tuple(threads.map(partial(_load_marker, folder), names))
-
-
-def _load_marker(folder: Location, name: str) -> Commit:
-    marker = folder.at(name)
-    try:
-        return Commit.from_json(marker.read_bytes())
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise OutputError(f"{marker.shown} is damaged") from None
+        return tuple(threads.map(load_marker, map(folder.at, names)))

@@ -77,6 +77,19 @@ def test_two_cannot_open_one_epoch(output: Location) -> None:
         open_epoch(other, (), FINGERPRINT)
 
 
+def test_a_record_that_was_there_and_is_gone_belongs_to_a_run_that_is_over(
+    output: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = next_epoch(output, read_snapshot(output), FINGERPRINT)
+
+    def too_late(self: Location, data: bytes) -> None:
+        raise FileExistsError(self.path)  # and whoever came after its owner deletes it here
+
+    monkeypatch.setattr(Location, "create", too_late)
+    with pytest.raises(LeaseLost, match="another run has taken over"):
+        open_epoch(epoch, (), FINGERPRINT)
+
+
 def test_rows_that_failed_can_be_left_out(output: Location) -> None:
     commit_rows(opened(output), answers("a", "b", "c", failed=2))
     commit_rows(opened(output), answers("d", failed=1))

@@ -48,19 +48,24 @@ class Process:
     _has_stopped: threading.Event = field(default_factory=threading.Event)
     _is_killed: bool = False
     is_over: bool = False
+    error: BaseException | None = None
     has_lost_reply: bool = False
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self._has_stopped.wait()
+        self._wait()
 
     def _run(self) -> None:
         CURRENT.process = self
-        with contextlib.suppress(Died, StarBatchError):
-            self.work()
-        self.is_over = True
-        self._has_stopped.set()
+        try:
+            with contextlib.suppress(Died, StarBatchError):
+                self.work()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.is_over = True
+            self._has_stopped.set()
 
     def pause(self) -> None:
         """Called by the store, in the process's own thread."""
@@ -76,11 +81,13 @@ class Process:
                 return
             self._has_stopped.clear()
             self._may_go.release()
-            self._has_stopped.wait()
+            self._wait()
 
-    def finish(self) -> None:
-        while not self.is_over:
-            self.step()
+    def _wait(self) -> None:
+        # A process that neither stops nor ends must fail the test, not hang it.
+        assert self._has_stopped.wait(60), "a process waits for something that is not the store"
+        if self.error is not None:
+            raise self.error
 
     def kill(self) -> None:
         self._is_killed = True

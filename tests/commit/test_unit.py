@@ -126,3 +126,22 @@ def test_a_marker_that_arrives_after_the_end_is_read_by_nobody(
     monkeypatch.setattr(Location, "create", create_late)
     assert commit_rows(epoch, answers("a"))
     assert read_snapshot(output).commits == ()
+
+
+def test_a_rivals_marker_that_is_gone_means_that_the_epoch_is_over(
+    output: Location, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(self: Location, data: bytes) -> None:
+        raise FileExistsError(self.path)  # and a later run tidies it up here
+
+    monkeypatch.setattr(Location, "create", too_late)
+    with pytest.raises(LeaseLost, match="is gone: another run has taken over"):
+        commit_rows(epoch, answers("a"))
+
+
+def test_a_rivals_marker_that_is_damaged_is_named(output: Location, epoch: Epoch) -> None:
+    commit_rows(epoch, answers("a"))
+    [name] = output.at("_commits").files()
+    output.at("_commits", name).write_bytes(b"{")
+    with pytest.raises(OutputError, match=f"{name} is damaged"):
+        commit_rows(epoch, answers("a"))
