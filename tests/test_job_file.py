@@ -77,7 +77,7 @@ def test_refused_in_one_line_soon_and_cheaply(name: str, tmp_path: Path) -> None
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
-    assert seconds < 2.0  # tracing itself takes most of it
+    assert seconds < 6.0  # tracing itself takes most of it
     assert peak < 60e6
 
 
