@@ -85,7 +85,7 @@ def test_amounts_out_of_range(keep: Any) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("early_keep", 5), ("late_keep", 0.5), ("late_layer", 2), ("early_scores", "features")],
+    [("early_keep", 5), ("late_keep", 0.5), ("late_scores", "max"), ("early_scores", "features")],
 )
 @pytest.mark.parametrize("method", ["random", "stride", "vispruner"])
 def test_fields_of_star_are_refused_elsewhere(method: str, field: str, value: Any) -> None:
@@ -105,11 +105,15 @@ def test_the_important_ratio_belongs_to_vispruner() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "fastv"}, "method='fastv' is not known; choose one of none, random"),
+        ({"method": "tome"}, "method='tome' is not known; choose one of none, random"),
         ({"method": "star", "keep": 5, "early_scores": "clip"}, "early_scores='clip' is not known"),
         ({"method": "star", "keep": 5, "positions": "new"}, "positions='new' is not known"),
         ({"method": "star", "keep": 5, "late_layer": 0}, "late_layer=0"),
         ({"method": "star", "keep": 5, "late_layer": True}, "late_layer=True"),
+        ({"method": "star", "keep": 5, "late_layer": 1.0}, "late_layer=1.0"),
+        ({"method": "fastv", "keep": 5, "late_layer": 0.0}, "late_layer=0.0"),
+        ({"method": "star", "keep": 5, "late_scores": "sum"}, "late_scores='sum' is not known"),
+        ({"method": "visionzip_unmerged", "keep": 5, "dominant_ratio": -0.1}, "dominant_ratio=-0.1"),
         ({"method": "vispruner", "keep": 5, "important_ratio": 1.5}, "important_ratio=1.5"),
     ],
 )

@@ -46,6 +46,9 @@ _ONCE_SHARED = {
     "seed": 0,
 }
 
+# Options that came later, with what had always been done: they count where they say something else.
+_CAME_LATER = {"late_scores": "mean"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -95,7 +98,7 @@ def fingerprint_of(
         "input": config.input.model_dump(mode="json", include=set(_INPUT_FIELDS)),
         "model": config.model.model_dump(mode="json", exclude={"device", "name", "trust_remote_code"}),
         "checkpoint": dict(checkpoint),
-        "pruning": _ONCE_SHARED | asdict(config.pruning),
+        "pruning": _ONCE_SHARED | _without_news(asdict(config.pruning)),
         "decoding": _decoding(config, generation or Generation()),
         "output": {"token_ids": config.output.token_ids},
         "schema": {"version": SCHEMA_VERSION},
@@ -107,6 +110,10 @@ def fingerprint_of(
     # A round trip through JSON, so that parts read back from a file compare equal.
     flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return Fingerprint(json.loads(json.dumps(flat)))
+
+
+def _without_news(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _CAME_LATER or value != _CAME_LATER[name]}
 
 
 def _decoding(config: JobConfig, generation: Generation) -> dict[str, Any]:

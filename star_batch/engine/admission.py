@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Admission:
         sampling = self._sampling(record, decoding)
         prompt = self._prompt(record)
         pictures = [self._picture(source) for source in record.images]
-        images = tuple(self._image(record, index, picture) for index, picture in enumerate(pictures))
+        images = tuple(self._image(record, prompt, index, picture) for index, picture in enumerate(pictures))
         per_image = [self._plan.counts(image.layout.num_visual) for image in images]
         sequence = Sequence(
             id=record.id,
@@ -117,13 +117,15 @@ class Admission:
         self._count(EngineStats(decode_image_seconds=time.perf_counter() - start))
         return picture
 
-    def _image(self, record: Record, index: int, picture: Picture) -> SequenceImage:
+    def _image(self, record: Record, prompt: Prompt, index: int, picture: Picture) -> SequenceImage:
         layout = self._model.layout(picture)
         views = np.ascontiguousarray(picture.views)
         of_whom = f"{record.id}#{index}" if self._plan.is_per_record else ""
+        words = tuple(chain.from_iterable(prompt.texts[index + 1 :])) if self._plan.reads_prompt else ()
         return SequenceImage(
-            key=digest(views.data) + digest(f"{views.shape}{picture.size}{of_whom}".encode()),
+            key=digest(views.data) + digest(f"{views.shape}{picture.size}{of_whom}{words or ''}".encode()),
             seed=seed_of(record.id) + index,
+            words=words,
             layout=layout,
             picture=replace(picture, views=views),
         )

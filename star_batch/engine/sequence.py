@@ -65,11 +65,13 @@ class EncodedImage:
 class SequenceImage:
     """An image of a sequence: its `picture` until it is encoded, then `encoded` until it is prefilled.
 
-    Images of equal `key` are the same; `seed` belongs to the record.
+    Images of equal `key` are the same; `seed` belongs to the record. `words` are the prompt's after the image, where
+    the selection reads them.
     """
 
     key: bytes
     seed: int
+    words: tuple[int, ...] = ()
     layout: ImageLayout
     picture: Picture | None
     encoded: EncodedImage | None = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from star_batch.engine.decode_graph import Capture, capture_cuda
 from star_batch.engine.sequence import EncodedImage, SequenceImage
@@ -81,18 +82,35 @@ class VisionRunner:
         if self._plan.budget is None:  # images of one shape have one budget: all at once
             if self._graphs is not None:
                 return list(self._graphs.select(found))[: len(images)]
-            seeds = [*(image.seed for image in images), *[0] * (len(found.features) - len(images))]
-            return list(self._kept(found, seeds, counts[0][0]))[: len(images)]
+            return list(self._kept(self._tokens(found, images), counts[0][0]))[: len(images)]
         alone = [ImageFeatures(*(part[i : i + 1] for part in found[:2])) for i in range(len(images))]
         each = zip(alone, images, counts, strict=True)
-        return [self._kept(one, [image.seed], count[0])[0] for one, image, count in each]
+        return [self._kept(self._tokens(one, [image]), count[0])[0] for one, image, count in each]
 
-    def _kept(self, found: ImageFeatures, seeds: Seq[int], num_keep: int) -> Tensor:
+    def _tokens(self, found: ImageFeatures, images: Seq[SequenceImage]) -> VisualTokens:
+        """What the early selection looks at; images that only fill the batch have nothing of a record."""
+        padding = len(found.features) - len(images)
+        seeds = (*(image.seed for image in images), *[0] * padding)
+        if not self._plan.reads_prompt:
+            return VisualTokens(found.attention, found.features, seeds)
+        words = [*(image.words for image in images), *[()] * padding]
+        return VisualTokens(found.attention, found.features, seeds, self._relevance(found.features, words))
+
+    def _relevance(self, features: Tensor, words: Seq[tuple[int, ...]]) -> Tensor:
+        """Mean cosine `[B, N]` of each projected token to the embeddings of its prompt's words."""
+        projected = self.model.project(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        ids = self._put(torch.tensor([id for own in words for id in own], dtype=torch.int64))
+        unit = F.normalize(self.model.embed(ids).double(), dim=-1).split(list(map(len, words)))
+        mean = torch.stack([own.sum(0) / max(1, len(own)) for own in unit])
+        cosines: Tensor = F.normalize(projected.double(), dim=-1) @ mean.unsqueeze(-1)
+        return cosines.squeeze(-1)
+
+    def _kept(self, tokens: VisualTokens, num_keep: int) -> Tensor:
         """Indices `[B, K]` kept of the encoder's tokens; a budget for separators too ends with the last of these."""
-        num_images, num_tokens, _ = found.features.shape
+        num_images, num_tokens, _ = tokens.features.shape
         if self._plan.early is None or num_keep >= num_tokens:
-            return everything(num_tokens, found.features.device).expand(num_images, -1)
-        return self._plan.early(VisualTokens(found.attention, found.features, tuple(seeds)), num_keep)
+            return everything(num_tokens, tokens.features.device).expand(num_images, -1)
+        return self._plan.early(tokens, num_keep)
 
     def _project(self, found: ImageFeatures, kept: list[Tensor]) -> list[Tensor]:
         """Embeddings `[K, W]` of what is kept of every image."""
@@ -120,11 +138,12 @@ class VisionRunner:
     def _make_graphs(self, capture: Capture) -> VisionGraphs | None:
         """None where images differ in shape, in budget, or in more than their pixels."""
         has_one_shape = self.model.vision_batch(2) == 2
-        if not has_one_shape or self._plan.budget is not None or self._plan.is_per_record:
+        is_shared = not self._plan.is_per_record and not self._plan.reads_prompt
+        if not has_one_shape or self._plan.budget is not None or not is_shared:
             return None
         return VisionGraphs(
             lambda views: self.model.encode(views, ()),
-            lambda found: self._kept(found, (0,) * len(found.features), self._plan.counts(found.features.shape[1])[0]),
+            lambda found: self._kept(self._tokens(found, ()), self._plan.counts(found.features.shape[1])[0]),
             capture,
         )
 

@@ -6,17 +6,29 @@ line: here for one of ours, or `register_method(...)` in a plugin (`star_batch.p
 
 from star_batch.errors import ConfigError
 from star_batch.pruning.base import METHODS, Pruning, field_names, register_method
+from star_batch.pruning.cdpruner import CDPruner
 from star_batch.pruning.controls import NoPruning, RandomPruning, StridePruning
+from star_batch.pruning.divprune import DivPrune
+from star_batch.pruning.fastv import FastV
 from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens
+from star_batch.pruning.pyramiddrop import PyramidDrop
 from star_batch.pruning.scores import everything
 from star_batch.pruning.star import StarPruning
+from star_batch.pruning.star_pro import StarPro
+from star_batch.pruning.visionzip import VisionZipUnmerged
 from star_batch.pruning.vispruner import VisPruner
 
 register_method(NoPruning)
 register_method(RandomPruning)
 register_method(StridePruning)
 register_method(StarPruning)
+register_method(StarPro)
 register_method(VisPruner)
+register_method(FastV)
+register_method(PyramidDrop)
+register_method(VisionZipUnmerged)
+register_method(DivPrune)
+register_method(CDPruner)
 
 
 def make_plan(pruning: Pruning, num_layers: int, num_visual: int, num_axes: int = 1) -> PruningPlan:
@@ -35,14 +47,20 @@ def make_plan(pruning: Pruning, num_layers: int, num_visual: int, num_axes: int 
 
 __all__ = [
     "METHODS",
+    "CDPruner",
+    "DivPrune",
+    "FastV",
     "LateStep",
     "NoPruning",
     "Pruning",
     "PruningPlan",
+    "PyramidDrop",
     "RandomPruning",
+    "StarPro",
     "StarPruning",
     "StridePruning",
     "VisPruner",
+    "VisionZipUnmerged",
     "VisualTokens",
     "everything",
     "field_names",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from star_batch.errors import ConfigError
 from star_batch.options import Positions
 from star_batch.pruning import scores
 
@@ -23,12 +22,14 @@ class VisualTokens(NamedTuple):
     """Images as the vision encoder left them; all that an early selection may look at.
 
     `attention [B, H, Q, N]` softmaxed over the visual keys (Q = 1 for a CLS row), `features [B, N, D]`
-    before the projector, `seeds` a number per image that belongs to its record.
+    before the projector, `seeds` a number per image that belongs to its record. Where the plan `reads_prompt`,
+    `relevance [B, N]`: the mean cosine of each projected token to the embeddings of the prompt's words.
     """
 
     attention: Tensor
     features: Tensor
     seeds: tuple[int, ...]
+    relevance: Tensor | None = None
 
 
 EarlySelect: TypeAlias = "Callable[[VisualTokens, int], Tensor]"
@@ -72,7 +73,8 @@ class PruningPlan:
 
     The late steps cut the decoder into `len(late) + 1` layer groups. Counts depend on an image alone, on its `N`
     or with `budget` also on its attention, so a sequence's length in every group is known before it is
-    prefilled. With `is_per_record` two records with the same image keep different tokens.
+    prefilled. With `is_per_record` two records with the same image keep different tokens; with `reads_prompt` two
+    with different questions do.
     """
 
     num_layers: int
@@ -83,6 +85,7 @@ class PruningPlan:
     late: tuple[LateStep, ...] = ()
     positions: Positions = "original"
     is_per_record: bool = False
+    reads_prompt: bool = False
 
     @property
     def layer_groups(self) -> tuple[range, ...]:
@@ -114,13 +117,3 @@ def resolve(amount: int | float, num_visual: int) -> int:
 def throughout(keep: int | float | None, num_visual: int) -> tuple[int, ...]:
     """The schedule of a method without a late step: every layer sees the same."""
     return (resolve(keep if keep is not None else 1.0, num_visual),)
-
-
-def check_late_layer(layer: int, num_layers: int) -> None:
-    """Raises:
-    ConfigError: the model has no layers on both sides of `layer`.
-    """
-    if num_layers < 2:
-        raise ConfigError("a late stage needs a model of 2 layers or more; this one has 1")
-    if not 1 <= layer < num_layers:
-        raise ConfigError(f"late_layer={layer}: this model has {num_layers} layers; choose 1 to {num_layers - 1}")

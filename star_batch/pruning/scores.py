@@ -6,6 +6,7 @@ depend on the precision of the device it runs on.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # options are checked where torch is not
@@ -26,6 +27,42 @@ def self_attention(features: Tensor) -> Tensor:
     features = features.double()
     logits: Tensor = features @ features.mT / features.shape[-1] ** 0.5
     return logits.softmax(dim=-1).unsqueeze(-3)
+
+
+def cosines(features: Tensor) -> Tensor:
+    """Cosine similarities `[..., N, D] -> [..., N, N]` in float64; a zero vector is similar to nothing."""
+    features = features.double()
+    unit = features / features.norm(dim=-1, keepdim=True).clamp_min(sys.float_info.min)
+    cosine: Tensor = unit @ unit.mT
+    return cosine
+
+
+def pivots(gram: Tensor, num_keep: int) -> Tensor:
+    """The first pivots of a Cholesky factorisation of `gram [..., N, N]`: sorted int64 indices `[..., num_keep]`.
+
+    Each next token is the one of which the chosen ones explain least. On `X X^T` these are the columns that a pivoted
+    QR of the features `X` takes (STAR-Pro); on the kernel of a determinantal point process they are its greedy maximum
+    (Chen et al., arXiv 1709.05135, as CDPruner uses it). Where nothing is left to explain, the earlier token comes
+    first. The chosen rows are kept as factors, so a step costs `N` times the steps before it.
+    """
+    import torch
+
+    gram = gram.double()
+    left = gram.diagonal(dim1=-2, dim2=-1).clone()
+    floor = left.amax(-1, keepdim=True).clamp_min(sys.float_info.min) * 1e-12
+    factors = left.new_zeros(*left.shape, num_keep)
+    chosen = torch.zeros(*left.shape[:-1], num_keep, dtype=torch.int64, device=gram.device)
+    for step in range(num_keep):
+        # Rounding leaves dust where nothing is left: a tie, and no ground for a choice.
+        best = left.where((left > floor) | left.isneginf(), 0.0).argmax(-1, keepdim=True)
+        chosen[..., step : step + 1] = best
+        place, pivot = best.unsqueeze(-1), left.gather(-1, best)
+        row = gram.take_along_dim(place, -2).squeeze(-2)
+        known = factors.take_along_dim(place, -2)
+        factor = (row - (factors @ known.mT).squeeze(-1)) / pivot.clamp_min(floor).sqrt() * (pivot > floor)
+        factors[..., step] = factor
+        left = (left - factor.square()).scatter(-1, best, -torch.inf)
+    return chosen.sort(dim=-1).values
 
 
 def ranked(scores: Tensor) -> Tensor:

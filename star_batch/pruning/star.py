@@ -10,6 +10,8 @@ Knows no model and no batch. What the paper leaves open is decided here, and is 
   over every key that a text row sees; the text rows are those of the prompt after the image.
 - The late cut holds from layer K on and is scored by the attention of layer K - 1, so no layer computes
   tokens that it then throws away. By default K is half the depth.
+- `late_scores="max"` takes the largest attention over heads and text rows in place of their mean. Long answers about
+  many objects gain by it where the mean starves some of them; it is not the paper's.
 - The budget is the mean over layers: a third as many tokens late as early, unless one of them is given.
 """
 
@@ -20,37 +22,40 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from star_batch.errors import ConfigError
-from star_batch.options import check_amount, is_count, one_of, require
+from star_batch.options import check_amount, one_of, require
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
-from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, check_late_layer, resolve
-from star_batch.wording import quoted
+from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens, resolve
+from star_batch.pruning.stages import Stages, at_depth, check_layer
 
 if TYPE_CHECKING:  # options are checked where torch is not
     from torch import Tensor
 
 EarlyScores = Literal["encoder", "features"]
+LateScores = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StarPruning(Pruning):
     """`early_keep` tokens go in, `late_keep` go on from layer `late_layer`; what is not given follows from `keep`.
 
-    `early_scores`: by the vision encoder's own attention, or by self-attention computed from its features.
+    `late_layer`: a layer's number, or a share of the depth. `early_scores`: by the vision encoder's own attention, or
+    by self-attention computed from its features. `late_scores`: over the heads and text rows.
     """
 
     method: Literal["star"] = "star"
     early_keep: int | float | None = None
     late_keep: int | float | None = None
-    late_layer: int | None = None
+    late_layer: int | float | None = None
     early_scores: EarlyScores = "encoder"
+    late_scores: LateScores = "mean"
 
     def check(self) -> None:
         one_of("early_scores", self.early_scores, get_args(EarlyScores))
+        one_of("late_scores", self.late_scores, get_args(LateScores))
         for name in ("early_keep", "late_keep"):
             check_amount(name, getattr(self, name))
-        layer = self.late_layer
-        require(layer is None or is_count(layer), f"late_layer={quoted(layer)}: give a layer number of 1 or more")
+        check_layer("late_layer", self.late_layer)
 
     def check_budget(self) -> None:
         num_stages = (self.early_keep is not None) + (self.late_keep is not None)
@@ -67,15 +72,14 @@ class StarPruning(Pruning):
         Raises:
             ConfigError: the late layer does not exist.
         """
-        layer = self.late_layer if self.late_layer is not None else num_layers // 2
-        check_late_layer(layer, num_layers)
+        layer = at_depth(self.late_layer if self.late_layer is not None else num_layers // 2, num_layers)
         return PruningPlan(
             num_layers=num_layers,
             schedule=partial(_early_and_late, self, num_layers, layer),
             keep=self.keep,
             budget=self.budget,
             early=_EARLY[self.early_scores],
-            late=(LateStep(layer=layer, select=select_late),),
+            late=(LateStep(layer=layer, select=_LATE[self.late_scores]),),
             positions=self.positions,
         )
 
@@ -116,6 +120,11 @@ def select_late(attention: Tensor, num_keep: int) -> Tensor:
     return scores.top(scores.received(attention), num_keep)
 
 
+def select_late_by_peak(attention: Tensor, num_keep: int) -> Tensor:
+    """The visual tokens on which some head of some text row looks most, as in `select_late`."""
+    return scores.top(attention.double().amax(dim=(-3, -2)), num_keep)
+
+
 def _by_encoder(tokens: VisualTokens, num_keep: int) -> Tensor:
     return select_early(tokens.attention, num_keep)
 
@@ -125,6 +134,7 @@ def _by_features(tokens: VisualTokens, num_keep: int) -> Tensor:
 
 
 _EARLY = {"encoder": _by_encoder, "features": _by_features}
+_LATE = {"mean": select_late, "max": select_late_by_peak}
 
 
 def _early_and_late(
@@ -133,11 +143,14 @@ def _early_and_late(
     """Counts before and from `layer`, so that their mean over the layers is `keep` where the image allows."""
     early = _given(pruning.early_keep, num_visual)
     late = _given(pruning.late_keep, num_visual)
+    if early is None and late is None:
+        early, late = Stages((layer, num_layers - layer), (1.0, 1 / 3))(keep, num_visual)
     if keep is not None:
         total = num_layers * resolve(keep, num_visual)
         before, after = layer, num_layers - layer
         if early is None:
-            early = _clamp(_share(total, before, after, late), num_visual)
+            assert late is not None
+            early = _clamp((total - after * late) / before, num_visual)
         if late is None:
             late = _clamp((total - before * early) / after, early)
     assert early is not None
@@ -147,13 +160,6 @@ def _early_and_late(
 
 def _given(amount: int | float | None, num_visual: int) -> int | None:
     return None if amount is None else resolve(amount, num_visual)
-
-
-def _share(total: int, before: int, after: int, late: int | None) -> float:
-    """The early count: what `late` leaves of the total, or three times the late count where both are free."""
-    if late is not None:
-        return (total - after * late) / before
-    return total / (before + after / 3)
 
 
 def _clamp(count: float, most: int) -> int:

@@ -6,7 +6,6 @@ of candidates remains (theirs raises) the even half may be one longer, and nothi
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -68,16 +67,8 @@ def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: 
     order = scores.ranked(scores.received(attention))
     num_important = int(num_keep * important_ratio)
     important, rest = order[..., :num_important], order[..., num_important:]
-    diverse = _drop_duplicates(cosines(features), rest, num_keep - num_important)
+    diverse = _drop_duplicates(scores.cosines(features), rest, num_keep - num_important)
     return torch.cat([important, diverse], dim=-1).sort(dim=-1).values
-
-
-def cosines(features: Tensor) -> Tensor:
-    """Cosine similarities `[..., N, D] -> [..., N, N]` in float64; a zero vector is similar to nothing."""
-    features = features.double()
-    unit = features / features.norm(dim=-1, keepdim=True).clamp_min(sys.float_info.min)
-    cosine: Tensor = unit @ unit.mT
-    return cosine
 
 
 def _drop_duplicates(cosine: Tensor, rest: Tensor, num_keep: int) -> Tensor:

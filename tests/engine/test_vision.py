@@ -99,3 +99,13 @@ def test_an_image_for_which_others_have_left_no_memory_is_tried_again(
         monkeypatch.setattr(core._vision, "encode", with_memory_for_four)
         found = engine.answer(records, max_new_tokens=6)
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
+def test_a_selection_that_reads_the_question_is_made_per_question(tiny: str) -> None:
+    """Equal questions to one image share what was kept; others get their own, whoever came before."""
+    records = [Record(f"r{i}", random_image(0), f"w{i % 3} w{7 + i % 3}", with_kept=True) for i in range(6)]
+    with Engine.from_pretrained(tiny, pruning=Pruning(method="cdpruner", keep=12), dtype="float32") as engine:
+        kept = [answer.kept for answer in engine.answer(records, max_new_tokens=1)]
+        assert engine.stats().vision_images == 3
+    assert kept[:3] == kept[3:]
+    assert len(set(map(str, kept))) == 3

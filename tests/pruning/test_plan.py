@@ -23,9 +23,40 @@ def test_star_keep_128_of_32_layers_is_192_then_64_from_layer_16() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
-def test_keep_means_the_same_cost_for_every_method(method: str) -> None:
-    plan = make_plan(Pruning(method=method, keep=128), 32, 576)
-    assert plan.layer_mean(576) == 128
+@pytest.mark.parametrize("num_layers", [6, 28, 32, 40])
+def test_keep_means_the_same_cost_for_every_method(method: str, num_layers: int) -> None:
+    plan = make_plan(Pruning(method=method, keep=384), num_layers, 576)
+    assert plan.layer_mean(576) == pytest.approx(384, abs=0.5)
+
+
+@pytest.mark.parametrize(("method", "kept"), [("fastv", 98), ("star_pro", (256, 64, 32)), ("pyramiddrop", None)])
+def test_published_schedules_at_128_of_576(method: str, kept: object) -> None:
+    """STAR-Pro: 12 layers with 2T, 12 with T/2, 8 with T/4. FastV: 2 layers with all. PyramidDrop: 8, which is more."""
+    if method == "star_pro":
+        assert counts(method=method, keep=128) == kept
+    elif method == "fastv":
+        assert counts(method=method, keep=128) == (576, kept)
+    else:
+        with pytest.raises(ConfigError, match=r"keep=128 cannot be met: layers would see 144\.75 of 576"):
+            counts(method=method, keep=128)
+
+
+def test_pyramiddrop_halves_where_the_budget_is_the_published_one() -> None:
+    assert counts(method="pyramiddrop", keep=270) == (576, 288, 144, 72)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "late_layer", "layer"), [(32, 0.5, 16), (6, 0.5, 3), (28, 0.75, 21), (2, 0.9, 1)]
+)
+def test_a_layer_by_share_of_the_depth(num_layers: int, late_layer: float, layer: int) -> None:
+    plan = make_plan(Pruning(method="star", keep=64, late_layer=late_layer), num_layers, 576)
+    assert [step.layer for step in plan.late] == [layer]
+
+
+def test_rounding_stays_near_the_ratio_where_few_layers_follow_the_cut() -> None:
+    """Five layers of six before the cut: a token more or less there is five after it."""
+    assert counts(144, 6, method="star", keep=36, late_layer=5) == (40, 16)
+    assert counts(576, 32, method="star", keep=65) == (98, 32)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_batch.pruning import scores, star, vispruner
+from star_batch.pruning import cdpruner, divprune, fastv, scores, star, star_pro, visionzip, vispruner
 from star_batch.pruning.controls import select_random, select_stride
 
 GOLDEN = Path(__file__).parent / "golden" / "vispruner.json"
@@ -117,4 +117,85 @@ def test_scores_are_float64_whatever_comes_in() -> None:
     attention, features = random_inputs(10, seed=0)
     assert scores.received(attention.bfloat16()).dtype == torch.float64
     assert scores.self_attention(features.bfloat16()).dtype == torch.float64
-    assert vispruner.cosines(features.bfloat16()).dtype == torch.float64
+    assert scores.cosines(features.bfloat16()).dtype == torch.float64
+
+
+ALL_EARLY = {
+    "pivots": lambda attention, features, keep: star_pro.select_pivots(features, keep),
+    "dominant": lambda attention, features, keep: visionzip.select_dominant(attention, keep),
+    "diverse": lambda attention, features, keep: divprune.select_diverse(features, keep),
+    "relevant": lambda attention, features, keep: cdpruner.select_relevant(features, attention.mean((0, 1)), keep),
+}
+
+
+@pytest.mark.parametrize("name", ALL_EARLY)
+@given(num_tokens=st.integers(1, 40), data=st.data(), seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_the_other_early_selections_keep_as_many_as_asked_for_sorted(
+    name: str, num_tokens: int, data: st.DataObject, seed: int
+) -> None:
+    num_keep = data.draw(st.integers(1, num_tokens))
+    images = [random_inputs(num_tokens, seed + n) for n in range(2)]
+    alone = [ALL_EARLY[name](attention, features, num_keep) for attention, features in images]
+    for kept in alone:
+        assert kept.dtype == torch.int64
+        assert kept.tolist() == sorted(set(kept.tolist()))
+        assert len(kept) == num_keep
+    if name != "relevant":
+        attention, features = (torch.stack(parts) for parts in zip(*images, strict=True))
+        assert ALL_EARLY[name](attention, features, num_keep).tolist() == [kept.tolist() for kept in alone]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pivots_are_those_of_a_column_pivoted_qr(seed: int) -> None:
+    """The loop of STAR-Pro's public code, written down from its description: take the longest residual, deflate."""
+    features = torch.randn(30, 12, generator=torch.Generator().manual_seed(seed)).double()
+    residual, taken = features.clone(), []
+    for _ in range(12):
+        taken.append(int(residual.norm(dim=1).argmax()))
+        direction = residual[taken[-1]] / residual[taken[-1]].norm()
+        residual = residual - residual @ direction[:, None] * direction
+    assert star_pro.select_pivots(features, 12).tolist() == sorted(taken)
+
+
+def test_where_nothing_is_left_to_explain_the_earlier_tokens_come_first() -> None:
+    features = torch.eye(3)[[2, 2, 1, 1, 0, 0]] * torch.tensor([1.0, 5, 1, 4, 1, 3])[:, None]
+    assert star_pro.select_pivots(features, 3).tolist() == [1, 3, 5]
+    assert star_pro.select_pivots(features, 5).tolist() == [0, 1, 2, 3, 5]
+    assert star_pro.select_pivots(torch.zeros(4, 2), 2).tolist() == [0, 1]
+
+
+def test_pivots_are_the_greedy_maximum_of_the_determinant() -> None:
+    """CDPruner's objective, by trying every token: the determinant of the chosen block of the kernel."""
+    attention, features = random_inputs(10, 4)
+    relevance = attention.mean((0, 1)).double()
+    scaled = (relevance - relevance.min() + 1e-6) / (relevance.max() - relevance.min() + 1e-6)
+    kernel = scaled[:, None] * scores.cosines(features) * scaled
+    chosen: list[int] = []
+    for _ in range(4):
+        gains = {i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]])) for i in {*range(10)} - {*chosen}}
+        chosen.append(max(gains, key=lambda token: gains[token]))
+    assert cdpruner.select_relevant(features, relevance, 4).tolist() == sorted(chosen)
+
+
+def test_divprune_takes_the_farthest_from_what_it_has() -> None:
+    """By hand, on a circle: the nearest to 200 degrees is the farthest away; of it 10 is the opposite, then 100."""
+    angles = torch.tensor([0.0, 10.0, 90.0, 100.0, 200.0]).deg2rad()
+    features = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert divprune.select_diverse(features, 1).tolist() == [4]
+    assert divprune.select_diverse(features, 2).tolist() == [1, 4]
+    assert divprune.select_diverse(features, 3).tolist() == [1, 3, 4]
+
+
+def test_visionzip_keeps_the_dominant_and_every_so_many_of_the_rest() -> None:
+    attention = torch.zeros(1, 1, 12)
+    attention[0, 0, [3, 7]] = torch.tensor([0.6, 0.4])
+    assert visionzip.select_dominant(attention, 4, dominant_ratio=0.5).tolist() == [2, 3, 7, 9]
+    assert visionzip.select_dominant(attention, 2, dominant_ratio=1.0).tolist() == [3, 7]
+
+
+def test_late_selections_look_at_their_own_rows() -> None:
+    attention = torch.tensor([[[0.1, 0.6, 0.3], [0.4, 0.1, 0.1]], [[0.1, 0.1, 0.9], [0.3, 0.2, 0.1]]])
+    assert fastv.select_by_last_row(attention, 1).tolist() == [0]  # .35 .15 .10
+    assert star.select_late(attention, 1).tolist() == [2]  # means .225 .25 .35
+    assert star.select_late_by_peak(attention, 2).tolist() == [1, 2]  # peaks .4 .6 .9
