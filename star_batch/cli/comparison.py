@@ -13,7 +13,6 @@ from star_batch.demo.compare import SEED, Gain, Line, Measured, compare, held_ou
 from star_batch.demo.methods import Asked, parse_method
 from star_batch.demo.results import Comparison, prepare, write_comparison
 from star_batch.pruning import Pruning
-from star_batch.wording import rate
 
 _COLUMNS = ("Method", "Tokens", "Accuracy", "Images/s", "Over none", "Over random")
 _ABOUT_ALL = (
@@ -81,10 +80,10 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (line.label, *_figures(line.measured), _points(over_none), _points(over_random))
 
 
-def compare_budgets(model: Model, num_rows: int, asked: Sequence[Asked] | None, mass: float) -> None:
+def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, mass: float) -> None:
     """Each method with budgets that follow the image, then with one for all at the mean cost of the first."""
     rows, lines = held_out(num_rows), []
-    for each in asked if asked is not None else [parse_method(name) for name in _BY_ATTENTION]:
+    for each in map(parse_method, methods or _BY_ATTENTION):
         with working(f"{each.label}, mass {mass:g}, then a fixed budget"):
             following = measure(each.pruning(keep_mass=mass), rows, device=model.device, dtype=model.dtype)
             fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
@@ -102,7 +101,7 @@ def _figures(result: Measured) -> tuple[str, ...]:
     return (
         f"{result.layer_tokens:.1f}",
         f"{100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f}",
-        rate(result.images_per_second),
+        f"{result.images_per_second:,.1f}",
     )
 
 

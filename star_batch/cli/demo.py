@@ -86,7 +86,7 @@ def demo(
     if compare:
         model = _demo_config(output, Asked(label="none", method="none"), None, device=device, dtype=dtype).model
         if keep_mass is not None:
-            compare_budgets(model, rows or COMPARE_ROWS, methods and methods_of(methods), keep_mass)
+            compare_budgets(model, rows or COMPARE_ROWS, methods, keep_mass)
         else:
             compare_methods(model, rows or COMPARE_ROWS, methods_of(methods), budgets_of(keeps), to)
         return

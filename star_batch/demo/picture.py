@@ -80,7 +80,7 @@ def _draw(axes: Any, series: Sequence[_Series], height: float, heading: str) -> 
     axes.hlines(accuracy, tokens, axes.get_xlim()[1], color=none.colour, linewidth=1)
     axes.margins(y=0.06)
     axes.autoscale_view(scalex=False)
-    axes.set_title(heading, loc="left", fontsize=11, color=COLOURS["ink"])
+    axes.set_title(heading, loc="left", fontsize=11, color=COLOURS["ink"], pad=12)
     axes.set_xlabel(_BELOW, loc="left")
     axes.yaxis.get_major_locator().set_params(nbins=6, steps=[1, 2, 5, 10])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
