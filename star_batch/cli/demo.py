@@ -76,7 +76,7 @@ def demo(
     Accuracy and speed of the pruning methods at equal cost, beside the controls:
       star-batch demo --compare
       star-batch demo --compare --rows 2000 --to comparison
-      star-batch demo --compare --method star,star:early_scores=features --keep 36,18
+      star-batch demo --compare --method star,vispruner --keep 72,36,18
     \b
     Budgets that follow the image against fixed ones, at equal mean cost:
       star-batch demo --compare --keep-mass 0.6

@@ -198,11 +198,11 @@ def test_a_folder_that_cannot_be_written(job: Pipeline, tmp_path: Path) -> None:
     assert "cannot be written" in result.stderr
 
 
-def star_batch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def star_batch(*arguments: str, folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """The installed command in a process of its own."""
     command = [sys.executable, "-c", "from star_batch.cli import main; main()", *arguments]
     plain = os.environ | {"COLUMNS": "80", "TERM": "dumb"}
-    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.mark.ray
@@ -271,7 +271,7 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
 @pytest.mark.timeout(400)
 def test_compare_measures_the_real_engine_and_writes_what_it_found(tmp_path: Path) -> None:
     typed = ["--compare", "--rows", "60", "--keep", "36", "--method", "star,star:early_keep=1", "--to", "found"]
-    done = star_batch("demo", *typed, folder=tmp_path)
+    done = star_batch("demo", *typed, folder=tmp_path, timeout=360)
     assert done.returncode == 0, done.stderr
     cells = [line.split() for line in done.stdout.splitlines()]
     tokens = {line[0]: line[1] for line in cells if line and line[0] in (*CONTROLS, "star")}
