@@ -112,7 +112,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_measured(
     result = invoke("demo", *typed)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", " ").split())
-    assert asking == job.configs == []
+    assert (asking, job.configs) == ([], [])
 
 
 def test_compare_writes_where_it_was_told_to(asking: Asking, tmp_path: Path) -> None:

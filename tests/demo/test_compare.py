@@ -91,7 +91,7 @@ def test_a_method_may_carry_options(text: str, method: str, options: dict[str, A
         ("star:late_layer=[", "--method star:late_layer: the value is not YAML"),
         ("star:early_scores=best", "early_scores='best' is not known; choose one of encoder, features"),
         ("star:luck=1", "luck=1 is not known; method='star' has"),
-        ("vispruner:late_layer=2", "late_layer=2 belongs to method='star'"),
+        ("vispruner:late_layer=2", "late_layer=2 belongs to"),
         ("star:keep=36", "'keep' is no option here; give --keep"),
         ("star:method=none", "'method' is no option here"),
         ("star:early_keep=54:late_keep=18", "keep, early_keep and late_keep: give two of them"),
