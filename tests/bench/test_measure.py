@@ -131,7 +131,8 @@ def test_scenes_with_answers_give_accuracy() -> None:
         device="cpu",
     )
     found = compare(options, lambda _: None)
-    assert [r.num_references for r in found.rows] == [8, 8, 8]
+    assert [r.label for r in found.rows] == ["generate 8", "none", "random 18", "stride 18"]
+    assert [r.num_references for r in found.rows] == [8, 8, 8, 8]
     generate, none = found.rows[:2]
     assert generate.accuracy == none.accuracy
 
