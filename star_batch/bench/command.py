@@ -94,7 +94,7 @@ def compare(
     context: typer.Context,
     model: Annotated[str | None, _text("NAME", "Checkpoint: a folder, a hub id, or demo (with accuracy).")] = None,
     shape: Annotated[str | None, _text("NAME", f"Random weights instead: {', '.join(SHAPES)}.")] = None,
-    methods: Annotated[str, _text("LIST", "Pruning methods to compare.")] = "star,vispruner",
+    methods: Annotated[str, _text("LIST", "Pruning methods; none, random and stride go first.")] = "star,vispruner",
     keep: Annotated[str | None, _text("LIST", "Layer-mean visual tokens (a ninth and a third).")] = None,
     answer_tokens: Annotated[str, _text("LIST", "Lengths of the answers.")] = "3,20,60",
     generate_batches: Annotated[str | None, _text("LIST", "Batches of transformers' generate (1,16,32).")] = None,

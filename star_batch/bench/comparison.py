@@ -9,14 +9,18 @@ from star_batch.errors import ConfigError
 from star_batch.options import Dtype, EngineOptions, is_count
 from star_batch.pruning import METHODS, Pruning
 
+_CONTROLS = ("random", "stride")
+"""Beside every method: one that is no better than chance is not worth its cost."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One comparison. Either `model` (a checkpoint) or `shape` (a name, random weights).
 
-    `methods` are measured at each of `keeps` (None: a ninth and a third of the image's tokens), beside
-    `none` and `generate` in batches of `generate_batches`. Every answer has exactly `answer_tokens` tokens,
-    one run for each number; `free_tokens` is the limit where answers end by themselves, for accuracy.
+    `methods` are measured at each of `keeps` (None: a ninth and a third of the image's tokens), beside `generate` in
+    batches of `generate_batches` and the controls: `none`, and where there are methods also `random` and `stride`.
+    Every answer has exactly `answer_tokens` tokens, one run for each number; `free_tokens` is the limit where answers
+    end by themselves, for accuracy.
     Random requests have `prompt_words` (least, most) words, and before the image the same `system_words`, which our
     engine runs once for all unless `share_prefix` is off; `input` names a Parquet file to read instead.
     `warm_up` requests are answered before the clock starts (None: all on CUDA, where kernels and graphs
@@ -96,7 +100,7 @@ class Comparison:
         return self.input is None and self.model != "demo"
 
     def prunings(self, num_visual: int) -> list[Pruning]:
-        """`none`, then every method at every keep, for images of `num_visual` tokens.
+        """`none`, then every control and every method at every keep, for images of `num_visual` tokens.
 
         Raises:
             ConfigError: a keep is out of range or above what an image has.
@@ -105,7 +109,8 @@ class Comparison:
         for keep in keeps:
             if isinstance(keep, int) and keep > num_visual:
                 raise ConfigError(f"keep={keep}: an image has {num_visual} visual tokens here")
-        return [Pruning(), *(_pruning(method, keep) for method in self.methods for keep in keeps)]
+        methods = dict.fromkeys((*_CONTROLS, *self.methods)) if self.methods else ()
+        return [Pruning(), *(_pruning(method, keep) for method in methods for keep in keeps)]
 
     def engine_options(self, num_requests: int) -> EngineOptions:
         """The same for every pruning, so that nothing but the pruning differs."""

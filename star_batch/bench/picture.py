@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from star_batch.bench.results import Results, Row
+from star_batch.report.svg import apart
 
 _INK, _FAINT, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _COLOURS = {"star": "#c2410c", "vispruner": "#1d4ed8", "random": "#a16207", "stride": "#0f766e"}
@@ -159,25 +160,6 @@ def _write_labels(panel: Any, labels: list[_Label]) -> None:
     """Beside the panel at each line's own height, moved apart where two would overlap."""
     top = panel.get_ylim()[1]
     labels = sorted(labels)
-    for place, (_, words, colour) in zip(_apart([height / top for height, *_ in labels]), labels, strict=True):
+    places = apart([height / top for height, *_ in labels], _LABEL_GAP)
+    for place, (_, words, colour) in zip(places, labels, strict=True):
         panel.text(1.02, place, words, transform=panel.transAxes, color=colour, va="center", fontsize=9.5)
-
-
-def _apart(places: Sequence[float]) -> list[float]:
-    """Rising places with a gap between any two, each crowd around the middle of where it wants to be."""
-    crowds = [[place] for place in places]
-    index = 0
-    while index + 1 < len(crowds):
-        low, high = _spread(crowds[index]), _spread(crowds[index + 1])
-        if high[0] - low[-1] >= _LABEL_GAP:
-            index += 1
-            continue
-        crowds[index : index + 2] = [crowds[index] + crowds[index + 1]]
-        index = max(0, index - 1)
-    return [place for crowd in crowds for place in _spread(crowd)]
-
-
-def _spread(crowd: Sequence[float]) -> list[float]:
-    middle = sum(crowd) / len(crowd)
-    first = max(0.0, middle - _LABEL_GAP * (len(crowd) - 1) / 2)
-    return [first + _LABEL_GAP * number for number in range(len(crowd))]

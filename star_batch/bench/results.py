@@ -130,11 +130,11 @@ def _write_csv(file: Any, rows: Sequence[Row]) -> None:
         writer.writerow([*(getattr(row, name) for name in names), *(row.stage_seconds.get(s) for s in STAGES)])
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(mode: str = "bench") -> dict[str, Any]:
     """When, with what, on what; no name of a machine, a person or a folder."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["star-batch", "bench", *map(_without_folder, _arguments())]),
+        "command": " ".join(["star-batch", mode, *map(_without_folder, _arguments(mode))]),
         "versions": {"python": platform.python_version()} | _versions(),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
@@ -142,14 +142,15 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _arguments() -> list[str]:
+def _arguments(mode: str) -> list[str]:
     arguments = sys.argv[1:]
-    return arguments[1:] if arguments[:1] == ["bench"] else arguments
+    return arguments[1:] if arguments[:1] == [mode] else arguments
 
 
 def _without_folder(argument: str) -> str:
     """A local path says where on a machine something lies; its last name is enough."""
-    return Path(argument).name if argument.startswith(("/", "~", ".")) else argument
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~", ".")) else argument
 
 
 def _versions() -> dict[str, str]:

@@ -1,24 +1,41 @@
 """`star-batch demo`: the real job on drawn scenes, and the methods side by side."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import pyarrow as pa
 import typer
 
-from star_batch.cli.flags import Device, DtypeName, Keep, LogFormatName, MethodName, Quiet, Verbose, text
+from star_batch.cli.comparison import compare_budgets, compare_methods
+from star_batch.cli.flags import (
+    Device,
+    DtypeName,
+    Keeps,
+    LogFormatName,
+    MethodNames,
+    Quiet,
+    Verbose,
+    amounts,
+    several,
+    text,
+)
 from star_batch.cli.messages import LogFormat
 from star_batch.cli.progress import working
 from star_batch.cli.run import run_job
-from star_batch.cli.screen import out, show_list, show_table
-from star_batch.config import JobConfig, Model, load_config
-from star_batch.demo.compare import KEEPS, Measured, held_out, measure, settings, settings_of_mass
-from star_batch.errors import ConfigError, Interrupted, OutputError
-from star_batch.pruning import Pruning, StarPruning
+from star_batch.cli.screen import show_list
+from star_batch.config import JobConfig, load_config
+from star_batch.demo.compare import held_out, measure
+from star_batch.demo.methods import Asked, budgets_of, methods_of, parse_method
+from star_batch.errors import Interrupted, OutputError
+from star_batch.options import require
+from star_batch.pruning import Pruning
 from star_batch.storage.parquet import read_parquet
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DEMO_ROWS = 2000
 DEMO_ROWS_PER_BROKEN_ONE = 50
@@ -27,17 +44,19 @@ COMPARE_ROWS = 500
 _DEMO_SEED = 2026
 
 _ROWS_HELP = f"Questions to ask ({DEMO_ROWS:,}; {COMPARE_ROWS:,} with --compare)."
-_COMPARE_HELP = "Measure the methods side by side instead, without Ray."
+_COMPARE_HELP = "Measure the methods side by side instead, without Ray; none, random and stride always."
 _MASS_HELP = "Compare budgets that follow the image, up to this share of its attention, with fixed ones."
+_TO_HELP = "Write what --compare finds there: compare.json, compare.csv, compare.svg."
 
 
 def demo(
     output: Annotated[Path, text("FOLDER", "For input and answers.")] = Path("star-batch-demo"),
     rows: Annotated[int | None, typer.Option(min=1, metavar="N", help=_ROWS_HELP)] = None,
-    method: MethodName = None,
-    keep: Keep = None,
+    method: MethodNames = None,
+    keep: Keeps = None,
     compare: Annotated[bool, typer.Option("--compare", help=_COMPARE_HELP)] = False,
     keep_mass: Annotated[float | None, typer.Option(metavar="SHARE", help=_MASS_HELP)] = None,
+    to: Annotated[Path | None, text("FOLDER", _TO_HELP)] = None,
     device: Device = None,
     dtype: DtypeName = None,
     verbose: Verbose = False,
@@ -54,25 +73,48 @@ def demo(
     The job:
       star-batch demo
     \b
-    Accuracy and speed of the pruning methods at equal cost:
+    Accuracy and speed of the pruning methods at equal cost, beside the controls:
       star-batch demo --compare
-      star-batch demo --compare --keep 36 --rows 2000
+      star-batch demo --compare --rows 2000 --to comparison
+      star-batch demo --compare --method star,vispruner --keep 72,36,18
     \b
     Budgets that follow the image against fixed ones, at equal mean cost:
       star-batch demo --compare --keep-mass 0.6
     """
-    if keep_mass is not None and (not compare or keep is not None):
-        raise ConfigError("--keep-mass goes with --compare, and without --keep")
-    config = _demo_config(output, method or "star", keep, device=device, dtype=dtype)
-    if keep_mass is not None:
-        _compare_budgets(config.model, rows or COMPARE_ROWS, method, keep_mass)
-    elif compare:
-        _compare(config.model, rows or COMPARE_ROWS, method, keep)
-    else:
-        _write_scenes(output / "input", rows or DEMO_ROWS)
-        _run(config, verbose=verbose, quiet=quiet, log_format=log_format)
-        if not quiet and log_format == "text":
-            _show_more(config, output, min(rows or DEMO_ROWS, _SAVED_ROWS))
+    methods, keeps = several(method), amounts(keep, "--keep")
+    _check(compare=compare, keep_mass=keep_mass, to=to, keeps=keeps)
+    if compare:
+        model = _demo_config(output, Asked(label="none", method="none"), None, device=device, dtype=dtype).model
+        if keep_mass is not None:
+            compare_budgets(model, rows or COMPARE_ROWS, methods, keep_mass)
+        else:
+            compare_methods(model, rows or COMPARE_ROWS, methods_of(methods), budgets_of(keeps), to)
+        return
+    chosen = parse_method(_only("--method", methods) or "star")
+    config = _demo_config(output, chosen, _only("--keep", keeps), device=device, dtype=dtype)
+    _write_scenes(output / "input", rows or DEMO_ROWS)
+    _run(config, verbose=verbose, quiet=quiet, log_format=log_format)
+    if not quiet and log_format == "text":
+        _show_more(config, output, min(rows or DEMO_ROWS, _SAVED_ROWS))
+
+
+def _check(*, compare: bool, keep_mass: float | None, to: Path | None, keeps: Sequence[float] | None) -> None:
+    """Raises:
+    ConfigError: options that have nothing to say to each other.
+    """
+    alone = compare and keeps is None
+    require(keep_mass is None or alone, "--keep-mass goes with --compare, and without --keep")
+    require(to is None or (compare and keep_mass is None), "--to goes with --compare, and without --keep-mass")
+
+
+def _only(option: str, values: Sequence[T] | None) -> T | None:
+    """Raises:
+    ConfigError: there are several, and one job has one.
+    """
+    if values is None:
+        return None
+    require(len(values) == 1, f"{option} takes one value here; several are for --compare")
+    return values[0]
 
 
 def _run(config: JobConfig, *, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
@@ -96,9 +138,9 @@ _DEMO_NEXT = (
 
 
 def _demo_config(
-    folder: Path, method: str, keep: int | float | None, *, device: str | None, dtype: str | None
+    folder: Path, asked: Asked, keep: int | float | None, *, device: str | None, dtype: str | None
 ) -> JobConfig:
-    flags = {
+    flags = {f"pruning.{name}": value for name, value in asked.options.items()} | {
         "input.path": str(folder / "input"),
         "input.id_column": "id",
         "input.prompt_column": "question",
@@ -109,8 +151,8 @@ def _demo_config(
         "model.name": "demo",
         "model.device": device,
         "model.dtype": dtype,
-        "pruning.method": method,
-        "pruning.keep": keep if keep is not None or method == "none" else DEMO_KEEP,
+        "pruning.method": asked.method,
+        "pruning.keep": keep if keep is not None or asked.method == "none" else DEMO_KEEP,
         "decoding.max_new_tokens": 32,
     }
     return load_config(None, flags)
@@ -158,61 +200,3 @@ def _saved(config: JobConfig, num_rows: int) -> list[tuple[str, str]]:
             f"{pruned.images_per_second:,.0f} images/s, {gain:.2f} times as many",
         ),
     ]
-
-
-def _compare(model: Model, num_rows: int, method: str | None, keep: int | float | None) -> None:
-    keeps = KEEPS if keep is None else (keep,)
-    prunings = [pruning for pruning in settings(keeps) if method in (None, pruning.method)]
-    if prunings[0].method != "none":
-        prunings.insert(0, Pruning())
-    rows, measured = held_out(num_rows), []
-    for number, pruning in enumerate(prunings, start=1):
-        with working(f"{number} of {len(prunings)}: {_name(pruning)}, keep {pruning.keep or 'all'}"):
-            measured.append(measure(pruning, rows, device=model.device, dtype=model.dtype))
-    baseline = measured[0]
-    lines = [(*_comparison_row(result), _against(result, baseline)) for result in measured]
-    show_table(("Method", "Tokens", "Accuracy", "Images/s", "Against none"), lines)
-    out.print(_COMPARE_NOTE.format(rows=num_rows), style="dim")
-
-
-def _compare_budgets(model: Model, num_rows: int, method: str | None, keep_mass: float) -> None:
-    """Each method with budgets that follow the image, then with one for all at the mean cost of the first."""
-    rows, lines = held_out(num_rows), []
-    for pruning in settings_of_mass(keep_mass):
-        if method not in (None, pruning.method):
-            continue
-        with working(f"{_name(pruning)}, then a fixed budget"):
-            following = measure(pruning, rows, device=model.device, dtype=model.dtype)
-            fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
-        lines.append((*_comparison_row(following), _against(following, fixed)))
-        lines.append((*_comparison_row(fixed), ""))
-    show_table(("Method", "Tokens", "Accuracy", "Images/s", "Against fixed"), lines)
-    out.print(_COMPARE_NOTE.format(rows=num_rows), style="dim")
-
-
-_COMPARE_NOTE = (
-    "\n{rows:,} questions, the same for every line; ± is one standard error, in points. Tokens: visual"
-    " tokens that a decoder layer sees on average. Images/s: from encoded images to answers, one engine"
-    " after the other, measured once; other work on this machine shows in it."
-)
-
-
-def _name(pruning: Pruning) -> str:
-    scores = f" ({pruning.early_scores})" if isinstance(pruning, StarPruning) else ""
-    mass = f", mass {pruning.keep_mass:g}" if pruning.keep_mass is not None else ""
-    return pruning.method + scores + mass
-
-
-def _comparison_row(result: Measured) -> tuple[str, ...]:
-    return (
-        _name(result.pruning),
-        f"{result.layer_tokens:.1f}",
-        f"{100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f}",
-        f"{result.images_per_second:,.1f}",
-    )
-
-
-def _against(result: Measured, other: Measured) -> str:
-    """Points that it is above another, of the same rows; nothing of itself."""
-    gain, error = result.gain_over(other)
-    return "" if result is other else f"{100 * gain:+.1f} ± {100 * error:.1f}"

@@ -36,6 +36,13 @@ Keep = Annotated[
         help="Visual tokens a decoder layer sees on average: a number (64) or a share (0.25; 1.0 is all).",
     ),
 ]
+Keeps = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N",
+        help="Visual tokens a decoder layer sees on average (64), or a share of all (0.25); several with --compare.",
+    ),
+]
 METHOD_HELP = f"Which tokens to keep: {', '.join(METHODS.loaded)}, or a plugin's."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks, and what Ray says.")]
 Tracebacks = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tracebacks.")]
@@ -89,6 +96,15 @@ def several(typed: Iterable[str] | None) -> list[str] | None:
     if not typed:
         return None
     return [each.strip() for row in csv.reader(typed, skipinitialspace=True) for each in row if each.strip()]
+
+
+def amounts(typed: Iterable[str] | None, option: str) -> list[int | float] | None:
+    """Numbers of tokens and shares, as `several` takes them."""
+    words = several(typed)
+    try:
+        return None if words is None else [_amount(word) for word in words]
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint=f"'{option}'") from None
 
 
 def named(typed: Iterable[str] | None, option: str) -> dict[str, str] | None:
@@ -170,4 +186,12 @@ Device = Annotated[str | None, text("DEVICE", "auto (as it comes), cpu or cuda."
 DtypeName = Annotated[str | None, text("DTYPE", f"{', '.join(get_args(Dtype))}.", *get_args(Dtype))]
 MethodName = Annotated[
     str | None, typer.Option(metavar="METHOD", help=METHOD_HELP, autocompletion=lambda: list(METHODS))
+]
+MethodNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METHOD",
+        help=f"{METHOD_HELP} Options behind colons: star:late_layer=2. Several with --compare.",
+        autocompletion=lambda: list(METHODS),
+    ),
 ]

@@ -62,11 +62,16 @@ def show_numbers(rows: Iterable[tuple[str, str, str]]) -> None:
     out.print(table)
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """The first column reads from the left, numbers from the right."""
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, is_folding: bool = False) -> None:
+    """The first column reads from the left, numbers from the right; a long first cell is cut, or folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(short_name(name), justify="right" if number else "left", no_wrap=True)
+        table.add_column(
+            short_name(name),
+            justify="right" if number else "left",
+            no_wrap=not is_folding or number > 0,
+            overflow="fold" if is_folding and not number else "ellipsis",
+        )
     for row in rows:
         table.add_row(*map(short_name, row))
     out.print(table)

@@ -6,19 +6,22 @@ this process, without Ray, so that nothing but the pruning differs.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from star_batch.demo.methods import CONTROLS, Asked
 from star_batch.demo.rows import make_rows
+from star_batch.errors import ConfigError
 from star_batch.metrics import EngineStats
 from star_batch.options import Decoding, Dtype
 from star_batch.pruning import Pruning
 from star_batch.records import Answer, Record, matches
 
-KEEPS = (72, 36, 18)
 SEED = 7
 _WARM_UP_ROWS = 64
+_CLEAR = 2
+"""Standard errors beyond which a difference is marked."""
 
 
 class Answering(Protocol):
@@ -26,6 +29,18 @@ class Answering(Protocol):
 
     def answer(self, records: Iterable[Record], *, decoding: Decoding) -> list[Answer]: ...
     def stats(self) -> EngineStats: ...
+
+
+class Gain(NamedTuple):
+    """A difference in accuracy on the same rows, and its standard error; both are shares."""
+
+    difference: float
+    error: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Beyond two standard errors: by chance alone, about one in twenty is."""
+        return abs(self.difference) > _CLEAR * self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,35 +68,74 @@ class Measured:
     @property
     def standard_error(self) -> float:
         """Of the accuracy, with the rows as a sample of all questions."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.is_correct))
+        return standard_error(self.accuracy, len(self.is_correct))
 
-    def gain_over(self, other: "Measured") -> tuple[float, float]:
+    def gain_over(self, other: "Measured") -> Gain:
         """Difference in accuracy and its standard error, row by row: the rows are the same."""
         pairs = zip(self.is_correct, other.is_correct, strict=True)
         differences = [mine - theirs for mine, theirs in pairs]
         mean = sum(differences) / len(differences)
         variance = sum((difference - mean) ** 2 for difference in differences) / len(differences)
-        return mean, math.sqrt(variance / len(differences))
+        return Gain(mean, math.sqrt(variance / len(differences)))
 
 
-def settings(keeps: Sequence[int | float] = KEEPS) -> list[Pruning]:
-    """Everything that is compared; `none` comes first, as the others are measured against it."""
-    return [Pruning(), *(pruning for keep in keeps for pruning in _at(keep))]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One method at one budget: what was measured, or in `refused` why it cannot be had on this model.
+
+    The gains are over `none` and over `random` at the same budget; None of the controls that they are over.
+    """
+
+    label: str
+    keep: int | float | None = None
+    measured: Measured | None = None
+    refused: str | None = None
+    over_none: Gain | None = None
+    over_random: Gain | None = None
 
 
-def settings_of_mass(mass: float) -> list[Pruning]:
-    """The methods that score tokens early, with budgets that follow the image."""
-    return [Pruning(method=method, keep_mass=mass) for method in ("vispruner", "star")]
+Measure = Callable[[Asked, Pruning], Measured]
+
+_NONE, _RANDOM, _STRIDE = (Asked(label=name, method=name) for name in CONTROLS)
 
 
-def _at(keep: int | float) -> tuple[Pruning, ...]:
-    return (
-        Pruning(method="random", keep=keep),
-        Pruning(method="stride", keep=keep),
-        Pruning(method="vispruner", keep=keep),
-        Pruning(method="star", keep=keep),
-        Pruning(method="star", keep=keep, early_scores="features"),
+def num_lines(asked: Sequence[Asked], keeps: Sequence[int | float]) -> int:
+    """How many lines `compare` makes."""
+    return 1 + len(keeps) * (2 + len(asked))
+
+
+def compare(asked: Sequence[Asked], keeps: Sequence[int | float], measure: Measure) -> Iterator[Line]:
+    """`none`, then budget by budget `random`, `stride` and what was asked for, a line as soon as it is measured.
+
+    Raises:
+        ConfigError: not even `none` can be measured.
+    """
+    none = measure(_NONE, Pruning())
+    yield Line(label=_NONE.label, measured=none)
+    for keep in keeps:
+        random = _line(_RANDOM, keep, measure, none, None)
+        yield random
+        for each in (_STRIDE, *asked):
+            yield _line(each, keep, measure, none, random.measured)
+
+
+def _line(asked: Asked, keep: int | float, measure: Measure, none: Measured, random: Measured | None) -> Line:
+    try:
+        measured = measure(asked, asked.pruning(keep=keep))
+    except ConfigError as error:
+        return Line(label=asked.label, keep=keep, refused=str(error))
+    return Line(
+        label=asked.label,
+        keep=keep,
+        measured=measured,
+        over_none=measured.gain_over(none),
+        over_random=None if random is None else measured.gain_over(random),
     )
+
+
+def standard_error(accuracy: float, num_rows: int) -> float:
+    """Of a share that was found in `num_rows` independent rows."""
+    return math.sqrt(accuracy * (1 - accuracy) / num_rows)
 
 
 def held_out(num_rows: int) -> list[dict[str, Any]]:

@@ -1,10 +1,5 @@
-"""Plots as SVG that stands inside a page: its colours are the page's own variables, its text the page's own letters.
+"""The plots of a job's report. Knows no row: it is given sums."""
 
-Knows no row: it is given sums.
-"""
-
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from star_batch.report.svg import COLOURS, plot
 from star_batch.wording import amount, count, duration
 
 Numbers = NDArray[np.float64]
@@ -22,29 +18,6 @@ _MAX_POINTS = 120
 _MAX_BARS = 24
 _SHORTEST = 0.05  # seconds that are worth a bar
 _ENGINE_STAGES = ("vision", "select", "prefill", "decode")
-# Colours that nobody would choose, each standing for a variable of the page.
-_COLOURS = {"ink": "#010203", "faint": "#010204", "line": "#010205", "first": "#010206", "second": "#010207"}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "star_batch",
-    "font.size": 11,
-    "font.family": "DejaVu Sans",
-    "text.color": _COLOURS["ink"],
-    "axes.labelcolor": _COLOURS["faint"],
-    "axes.edgecolor": _COLOURS["line"],
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.color": _COLOURS["faint"],
-    "ytick.color": _COLOURS["faint"],
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-    "grid.color": _COLOURS["line"],
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 
 def throughput(pace: pa.Table) -> str | None:
@@ -115,7 +88,7 @@ def text_lengths(name: str, counts: Mapping[int, int]) -> str | None:
     rows, _ = np.histogram(values, edges, weights=weights)
 
     def draw(axes: Any) -> None:
-        axes.bar(edges[:-1], rows, width=0.86 * step, align="edge", color=_COLOURS["second"])
+        axes.bar(edges[:-1], rows, width=0.86 * step, align="edge", color=COLOURS["second"])
         axes.set_xlabel("tokens")
         axes.set_ylabel("rows")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
@@ -133,7 +106,7 @@ def margins(counts: Sequence[int]) -> str | None:
     edges = np.linspace(0.0, 1.0, len(counts) + 1)
 
     def draw(axes: Any) -> None:
-        axes.bar(edges[:-1], counts, width=0.86 / len(counts), align="edge", color=_COLOURS["second"])
+        axes.bar(edges[:-1], counts, width=0.86 / len(counts), align="edge", color=COLOURS["second"])
         axes.set_xlabel("probability of the label less that of the next")
         axes.set_ylabel("rows")
         axes.set_xlim(0.0, 1.0)
@@ -149,30 +122,7 @@ def _whole_percent(share: float) -> str:
 
 
 def _plot(title: str, draw: Callable[[Any], None], height: float = _HEIGHT) -> str:
-    """What `draw` does with a pair of axes."""
-    # Imported here: a driver that only reads counts need not wait for it.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height))
-        draw(figure.add_subplot())
-        return _to_svg(figure, title)
-
-
-def _to_svg(figure: Any, title: str) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    box = re.search(r'viewBox="[^"]*"', text)
-    inside = text[text.index("<defs>") : text.rindex("</svg>")]
-    for name, colour in _COLOURS.items():
-        inside = inside.replace(colour, f"var(--{name})")
-    inside = re.sub(r' id="[a-z._]+_\d+"', "", inside)  # repeated in every plot of a page
-    inside = re.sub(r"'DejaVu Sans'(, [^;\"]+)?", "system-ui, sans-serif", inside)
-    inside = re.sub(r"<!--.*?-->\s*", "", inside, flags=re.DOTALL)
-    return f'<svg {box[0] if box else ""} role="img" aria-label="{title}">{inside}</svg>'
+    return plot(title, draw, _WIDTH, height)
 
 
 def _over_time(pace: pa.Table, fields: Sequence[str]) -> tuple[Numbers, dict[str, Numbers]]:
@@ -211,8 +161,8 @@ def _draw_over_time(
     unit, name = next((unit, name) for unit, name in _UNITS if times[-1] >= 2 * unit or unit == 1)
     places, held = times / unit, np.append(values, values[-1:])
     if is_filled:
-        axes.fill_between(places, held, step="post", color=_COLOURS[colour], alpha=0.18, linewidth=0)
-    axes.step(places, held, where="post", color=_COLOURS[colour], linewidth=1.6, label=label)
+        axes.fill_between(places, held, step="post", color=COLOURS[colour], alpha=0.18, linewidth=0)
+    axes.step(places, held, where="post", color=COLOURS[colour], linewidth=1.6, label=label)
     axes.set_xlabel(name)
     axes.xaxis.get_major_locator().set_params(nbins=6)
     axes.set_xlim(0.0, places[-1])
@@ -226,12 +176,12 @@ def _bars(title: str, values: Mapping[str, float], shown: Mapping[str, str]) -> 
     """A bar for each name, from above, with what is to be said beside it."""
 
     def draw(axes: Any) -> None:
-        bars = axes.barh(list(values), list(values.values()), height=0.62, color=_COLOURS["first"])
-        axes.bar_label(bars, [shown[name] for name in values], padding=5, color=_COLOURS["ink"])
+        bars = axes.barh(list(values), list(values.values()), height=0.62, color=COLOURS["first"])
+        axes.bar_label(bars, [shown[name] for name in values], padding=5, color=COLOURS["ink"])
         axes.invert_yaxis()
         axes.set_xlim(0.0, 1.6 * max(values.values()))
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        axes.tick_params(axis="y", colors=_COLOURS["ink"])
+        axes.tick_params(axis="y", colors=COLOURS["ink"])
 
     return _plot(title, draw, height=0.25 + 0.34 * len(values))

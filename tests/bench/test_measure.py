@@ -27,9 +27,10 @@ from tests.bench.conftest import OPTIONS
 
 
 def test_there_is_a_row_for_everybody_at_every_length(results: Results) -> None:
-    names = ["generate 1", "generate 4", "none", "star 8", "star 0.5", "vispruner 8", "vispruner 0.5"]
+    pruned = [f"{method} {keep}" for method in ("random", "stride", "star", "vispruner") for keep in ("8", "0.5")]
+    names = ["generate 1", "generate 4", "none", *pruned]
     assert [row.label for row in results.rows] == names * 2
-    assert [row.answer_tokens for row in results.rows] == [2] * 7 + [5] * 7
+    assert [row.answer_tokens for row in results.rows] == [2] * 11 + [5] * 11
     assert results.skipped == {}
 
 
@@ -130,7 +131,8 @@ def test_scenes_with_answers_give_accuracy() -> None:
         device="cpu",
     )
     found = compare(options, lambda _: None)
-    assert [r.num_references for r in found.rows] == [8, 8, 8]
+    assert [r.label for r in found.rows] == ["generate 8", "none", "random 18", "stride 18"]
+    assert [r.num_references for r in found.rows] == [8, 8, 8, 8]
     generate, none = found.rows[:2]
     assert generate.accuracy == none.accuracy
 
@@ -165,13 +167,27 @@ def test_what_all_begin_with_is_run_once_unless_told_otherwise() -> None:
         OPTIONS, system_words=20, methods=("star",), keeps=(8,), answer_tokens=(2,), generate_batches=(4,), rounds=1
     )
     shared, apart = (compare(replace(options, share_prefix=share), lambda _: None) for share in (True, False))
-    assert [row.shared_tokens > 20 for row in shared.rows] == [False, True, True]
-    assert [row.shared_tokens for row in apart.rows] == [0, 0, 0]
+    assert [row.shared_tokens > 20 for row in shared.rows] == [False, True, True, True, True]
+    assert [row.shared_tokens for row in apart.rows] == [0, 0, 0, 0, 0]
     for cheap, dear in zip(shared.rows[1:], apart.rows[1:], strict=True):
         assert cheap.layer_tokens == dear.layer_tokens
         assert cheap.kv_bytes_per_row == dear.kv_bytes_per_row
     titles = [column.header for column in tables(shared.rows, wide=True)[1].columns]
     assert "shared" in titles
+
+
+@pytest.mark.parametrize(
+    ("methods", "measured"),
+    [
+        (("star",), ["none", "random", "stride", "star"]),
+        (("star", "stride", "star"), ["none", "random", "stride", "star"]),
+        ((), ["none"]),
+    ],
+)
+def test_a_method_is_measured_beside_its_controls(methods: tuple[str, ...], measured: list[str]) -> None:
+    prunings = replace(OPTIONS, methods=methods, keeps=(8,)).prunings(64)
+    assert [pruning.method for pruning in prunings] == measured
+    assert {pruning.keep for pruning in prunings[1:]} <= {8}
 
 
 @pytest.mark.parametrize("keep", [65, 1.5, 0])
@@ -204,7 +220,7 @@ def test_results_are_written_for_machines_and_people(results: Results, tmp_path:
     files = write_results(tmp_path / "new", results)
     draw(results, tmp_path / "bench.png")
     values = json.loads(files[0].read_text())
-    assert len(values["rows"]) == 14
+    assert len(values["rows"]) == 22
     assert {"date", "command", "versions", "cpu", "device", "dtype", "matrix_flops_per_second"} <= set(values["about"])
     with files[1].open() as file:
         rows = list(csv.DictReader(file))
@@ -226,6 +242,10 @@ def test_no_folder_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     typed = ["bench", "compare", "--model", "/home/me/secret/llava", "--output", "./out", "--wide"]
     monkeypatch.setattr("sys.argv", ["x", *typed])
     assert surroundings()["command"] == "star-batch bench compare --model llava --output out --wide"
+    monkeypatch.setattr(
+        "sys.argv", ["x", "demo", "--compare", "--to=/home/me/secret/out", "--method=star:late_layer=3"]
+    )
+    assert surroundings("demo")["command"] == "star-batch demo --compare --to=out --method=star:late_layer=3"
 
 
 def test_tables_fit_100_columns(results: Results) -> None:

@@ -5,18 +5,20 @@ import os
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from star_batch.cli import demo
-from star_batch.demo.compare import KEEPS, Measured, held_out, settings
-from star_batch.errors import Interrupted, OutputError
-from star_batch.pruning import Pruning
+from star_batch.cli import comparison, demo
+from star_batch.demo.compare import Measured, held_out
+from star_batch.demo.methods import CONTROLS
+from star_batch.errors import ConfigError, Interrupted, OutputError
+from star_batch.pruning import METHODS, Pruning
 from star_batch.report.gallery import MAX_CARDS
 from tests.cli.jobs import Pipeline, invoke
 
@@ -25,44 +27,107 @@ def measured(pruning: Pruning, is_correct: list[bool]) -> Measured:
     return Measured(pruning=pruning, is_correct=tuple(is_correct), layer_tokens=36.0, seconds=2.0)
 
 
-def test_what_is_measured() -> None:
-    rng = np.random.default_rng(0)
-    mine, theirs = rng.random(400) < 0.8, rng.random(400) < 0.6
-    result, baseline = measured(Pruning(), mine.tolist()), measured(Pruning(), theirs.tolist())
-    difference = mine.astype(float) - theirs
-    assert result.accuracy == mine.mean()
-    assert result.standard_error == pytest.approx(mine.std() / 20)
-    assert result.gain_over(baseline) == pytest.approx((difference.mean(), difference.std() / 20))
-    assert result.gain_over(result) == (0.0, 0.0)
-    assert result.images_per_second == 200.0
+Asking = list[tuple[Pruning, list[dict[str, Any]]]]
 
 
-def test_methods_are_compared_at_equal_keep() -> None:
-    chosen = settings()
-    assert chosen[0] == Pruning()
-    assert len(set(chosen)) == len(chosen)
-    for keep in KEEPS:
-        methods = [(p.method, getattr(p, "early_scores", "encoder")) for p in chosen if p.keep == keep]
-        assert {method for method, _ in methods} == {"random", "stride", "vispruner", "star"}
-        assert ("star", "features") in methods
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    """What is measured; `none` is right always, all others once less, and a late layer 3 cannot be had."""
+    seen: Asking = []
+
+    def measure(pruning: Pruning, rows: list[dict[str, Any]], **_: str) -> Measured:
+        seen.append((pruning, rows))
+        if getattr(pruning, "late_layer", None) == 3:
+            raise ConfigError("late_layer=3: this model is not that deep")
+        return measured(pruning, [True] * (len(rows) - 1) + [pruning.method == "none"])
+
+    monkeypatch.setattr(comparison, "measure", measure)
+    return seen
 
 
-def test_compare_prints_a_line_per_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[Any] = []
-
-    def measure(pruning: Pruning, given: list[dict[str, Any]], **_: str) -> Measured:
-        rows.append(given)
-        return measured(pruning, [True] * 9 + [pruning.method == "none"])
-
-    monkeypatch.setattr(demo, "measure", measure)
+def test_compare_prints_a_line_per_method_controls_first(asking: Asking) -> None:
     result = invoke("demo", "--compare", "--rows", "10", "--keep", "36", "--method", "star")
     assert result.exit_code == 0, result.stderr
-    assert rows == [held_out(10)] * 3
+    methods = ("random", "stride", "star")
+    assert [pruning for pruning, _ in asking] == [Pruning(), *(Pruning(method=name, keep=36) for name in methods)]
+    assert all(rows == held_out(10) for _, rows in asking)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert lines[1:6] == [
+        ["none", "36.0", "100.0", "±", "0.0", "5.0"],
+        [],
+        ["random", "36.0", "90.0", "±", "9.5", "5.0", "-10.0", "±", "9.5"],
+        ["stride", "36.0", "90.0", "±", "9.5", "5.0", "-10.0", "±", "9.5", "+0.0", "±", "0.0"],
+        ["star", "36.0", "90.0", "±", "9.5", "5.0", "-10.0", "±", "9.5", "+0.0", "±", "0.0"],
+    ]
+    assert "1 of 4: none, keep all" in result.stderr
+
+
+@pytest.mark.parametrize("typed", [["--keep", "36,18", "--method", "star,vispruner"], ["--keep=36", "--keep=18"]])
+def test_compare_takes_several_methods_and_budgets(asking: Asking, typed: list[str]) -> None:
+    assert invoke("demo", "--compare", "--rows", "2", *typed).exit_code == 0
+    methods = [name for name in METHODS if name != "none"] if "--method" not in typed else [*CONTROLS[1:], *ASKED]
+    found = [(pruning.keep, pruning.method) for pruning, _ in asking]
+    assert found == [(None, "none"), *((keep, method) for keep in (36, 18) for method in methods)]
+
+
+ASKED = ("star", "vispruner")
+
+
+def test_what_cannot_be_had_is_a_line_that_says_why(asking: Asking) -> None:
+    result = invoke("demo", "--compare", "--rows", "2", "--keep", "36", "--method", "star:late_layer=3,star")
+    assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["none", "36.0", "100.0", "±", "0.0", "5.0"]
-    assert lines[2].split() == ["star", "(encoder)", "36.0", "90.0", "±", "9.5", "5.0", "-10.0", "±", "9.5"]
-    assert "1 of 3: none, keep all" in result.stderr
+    assert ["star:late_layer=3", "36", "not", "possible"] in [line.split() for line in lines]
+    assert "star:late_layer=3 was not measured at 36: late_layer=3: this model is not that deep" in lines
+
+
+def test_a_clear_difference_is_marked(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(pruning: Pruning, rows: list[dict[str, Any]], **_: str) -> Measured:
+        return measured(pruning, [pruning.method != "random" or number % 2 == 0 for number in range(len(rows))])
+
+    monkeypatch.setattr(comparison, "measure", measure)
+    result = invoke("demo", "--compare", "--rows", "20", "--keep", "36", "--method", "star")
+    random, stride, star = result.stdout.splitlines()[3:6]
+    assert random.rstrip().endswith("* -50.0 ± 11.2")
+    assert stride.split()[-7:] == star.split()[-7:] == ["+0.0", "±", "0.0", "*", "+50.0", "±", "11.2"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--compare", "--method", "best"], "method='best' is not known"),
+        (["--compare", "--method", "star:late_layer=0"], "late_layer=0: give a layer number"),
+        (["--compare", "--keep", "few"], "'few' is neither a number (64) nor a share (0.25)"),
+        (["--compare", "--keep", "200"], "keep=200: an image of the demo has 144 visual tokens"),
+        (["--method", "star,vispruner"], "--method takes one value here; several are for --compare"),
+        (["--keep", "36", "--keep", "18"], "--keep takes one value here; several are for --compare"),
+        (["--to", "there"], "--to goes with --compare, and without --keep-mass"),
+        (["--compare", "--keep-mass", "0.6", "--to", "there"], "--to goes with --compare, and without --keep-mass"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_measured(
+    asking: Asking, job: Pipeline, typed: list[str], message: str
+) -> None:
+    result = invoke("demo", *typed)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert (asking, job.configs) == ([], [])
+
+
+def test_compare_writes_where_it_was_told_to(asking: Asking, tmp_path: Path) -> None:
+    result = invoke("demo", "--compare", "--rows", "4", "--keep", "36", "--to", str(tmp_path / "new"))
+    assert result.exit_code == 0, result.stderr
+    files = [tmp_path / "new" / name for name in ("compare.json", "compare.csv", "compare.svg")]
+    assert [line for line in result.stdout.splitlines() if line.startswith("/")] == list(map(str, files))
+    about = json.loads(files[0].read_text())["about"]
+    assert (about["rows"], about["keeps"], about["model"]) == (4, [36], "demo")
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(asking: Asking, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = invoke("demo", "--compare", "--rows", "4", "--to", str(tmp_path / "file"))
+    assert (result.exit_code, asking) == (OutputError.exit_code, [])
 
 
 def test_compare_sets_budgets_that_follow_the_image_against_fixed_ones_of_the_same_cost(
@@ -75,7 +140,7 @@ def test_compare_sets_budgets_that_follow_the_image_against_fixed_ones_of_the_sa
         result = measured(pruning, [True] * 9 + [pruning.keep_mass is not None])
         return replace(result, layer_tokens=35.7 if pruning.keep_mass else 36.0)
 
-    monkeypatch.setattr(demo, "measure", measure)
+    monkeypatch.setattr(comparison, "measure", measure)
     result = invoke("demo", "--compare", "--rows", "10", "--keep-mass", "0.6")
     assert result.exit_code == 0, result.stderr
     methods = ("vispruner", "star")
@@ -119,6 +184,13 @@ def test_the_demo_without_pruning(job: Pipeline, tmp_path: Path, monkeypatch: py
     assert job.configs[0].pruning == Pruning()
 
 
+def test_the_demo_takes_a_methods_options(job: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_show_more", lambda *_: None)
+    typed = ["--rows", "4", "--method", "star:early_scores=features", "--keep", "0.25"]
+    assert invoke("demo", "--output", str(tmp_path), *typed).exit_code == 0
+    assert job.configs[0].pruning == Pruning(method="star", keep=0.25, early_scores="features")
+
+
 def test_a_folder_that_cannot_be_written(job: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = invoke("demo", "--output", str(tmp_path / "file"), "--rows", "4")
@@ -126,11 +198,11 @@ def test_a_folder_that_cannot_be_written(job: Pipeline, tmp_path: Path) -> None:
     assert "cannot be written" in result.stderr
 
 
-def star_batch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def star_batch(*arguments: str, folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """The installed command in a process of its own."""
     command = [sys.executable, "-c", "from star_batch.cli import main; main()", *arguments]
     plain = os.environ | {"COLUMNS": "80", "TERM": "dumb"}
-    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.mark.ray
@@ -196,10 +268,32 @@ def check_output(folder: Path, num_rows: int, num_broken: int, accuracy: float) 
     assert len(page.encode()) < 1_500_000
 
 
-@pytest.mark.timeout(240)
-def test_compare_measures_the_real_engine(tmp_path: Path) -> None:
-    done = star_batch("demo", "--compare", "--rows", "24", "--keep", "36", "--method", "star", folder=tmp_path)
+@pytest.mark.timeout(400)
+def test_compare_measures_the_real_engine_and_writes_what_it_found(tmp_path: Path) -> None:
+    typed = ["--compare", "--rows", "60", "--keep", "36", "--method", "star,star:early_keep=1", "--to", "found"]
+    done = star_batch("demo", *typed, folder=tmp_path, timeout=360)
     assert done.returncode == 0, done.stderr
-    tokens = [line.split("  ") for line in done.stdout.splitlines() if line.startswith(("none", "star"))]
-    assert [[cell.strip() for cell in line if cell][1] for line in tokens] == ["144.0", "36.0", "36.0"]
-    assert list(tmp_path.iterdir()) == []
+    cells = [line.split() for line in done.stdout.splitlines()]
+    tokens = {line[0]: line[1] for line in cells if line and line[0] in (*CONTROLS, "star")}
+    assert tokens == {"none": "144.0", "random": "36.0", "stride": "36.0", "star": "36.0"}
+    refused = "star:early_keep=1 was not measured at 36: keep=36 cannot be met with early_keep=1"
+    assert any(line.startswith(refused) for line in done.stdout.splitlines())
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]
+    check_files(tmp_path / "found", ["none", "random", "stride", "star"])
+
+
+def check_files(folder: Path, labels: list[str]) -> None:
+    """JSON, CSV and picture tell of the same lines, and questions of all kinds are all questions."""
+    lines = json.loads((folder / "compare.json").read_text())["lines"]
+    assert [line["method"] for line in lines if "refused" not in line] == labels
+    table = pd.read_csv(folder / "compare.csv")
+    assert table["method"].tolist() == [line["method"] for line in lines]
+    assert table["accuracy"].tolist()[:-1] == [line["accuracy"] for line in lines[:-1]]
+    assert table["refused"].notna().tolist() == ["refused" in line for line in lines]
+    for line in lines[:-1]:
+        kinds = line["by_kind"].values()
+        assert sum(kind["questions"] for kind in kinds) == 60
+        assert sum(kind["questions"] * kind["accuracy"] for kind in kinds) == pytest.approx(60 * line["accuracy"])
+    root = ET.parse(folder / "compare.svg").getroot()
+    texts = ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert [texts.count(label) for label in labels] == [1] * len(labels)

@@ -1,0 +1,112 @@
+"""What `star-batch demo --compare` prints and writes: methods side by side at equal cost, beside their controls."""
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from star_batch.bench.results import surroundings
+from star_batch.cli.progress import working
+from star_batch.cli.screen import out, show_line, show_table
+from star_batch.config import Model
+from star_batch.demo.compare import SEED, Gain, Line, Measured, compare, held_out, measure, num_lines
+from star_batch.demo.methods import Asked, parse_method
+from star_batch.demo.results import Comparison, prepare, write_comparison
+from star_batch.pruning import Pruning
+
+_COLUMNS = ("Method", "Tokens", "Accuracy", "Images/s", "Over none", "Over random")
+_ABOUT_ALL = (
+    "{rows:,} questions, the same for every line; ± is one standard error, in points. Tokens: visual"
+    " tokens that a decoder layer sees on average. Images/s: from encoded images to answers, one engine"
+    " after the other, measured once; other work on this machine shows in it."
+)
+_ABOUT_GAINS = (
+    " Over none, over random: points above it, by pairs of the same question; random at the same budget."
+    " *: beyond two standard errors, which chance alone does about once in twenty."
+)
+
+
+def compare_methods(
+    model: Model, num_rows: int, asked: Sequence[Asked], keeps: Sequence[int | float], to: Path | None
+) -> None:
+    """Measure, print, and write where that was asked for.
+
+    Raises:
+        OutputError: `to` cannot be written.
+    """
+    if to is not None:
+        prepare(to)
+    rows, numbers, total = held_out(num_rows), count(1), num_lines(asked, keeps)
+
+    def one(each: Asked, pruning: Pruning) -> Measured:
+        with working(f"{next(numbers)} of {total}: {each.label}, keep {pruning.keep or 'all'}"):
+            return measure(pruning, rows, device=model.device, dtype=model.dtype)
+
+    lines = tuple(compare(asked, keeps, one))
+    show_table(_COLUMNS, _with_gaps(lines), is_folding=True)
+    for line in lines:
+        if line.refused is not None:
+            show_line(f"{line.label} was not measured at {line.keep:g}: {line.refused}")
+    out.print("\n" + _ABOUT_ALL.format(rows=num_rows) + _ABOUT_GAINS, style="dim")
+    if to is not None:
+        _write(to, Comparison(lines=lines, kinds=tuple(row["kind"] for row in rows), about=_about(num_rows, keeps)))
+
+
+def _write(folder: Path, comparison: Comparison) -> None:
+    out.print()
+    for file in write_comparison(folder, comparison):
+        show_line(file)
+
+
+def _about(num_rows: int, keeps: Sequence[int | float]) -> dict[str, Any]:
+    return {"model": "demo", "rows": num_rows, "seed": SEED, "keeps": list(keeps)} | surroundings("demo")
+
+
+def _with_gaps(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """As cells, an empty row before each budget."""
+    shown: list[tuple[str, ...]] = []
+    for number, line in enumerate(lines):
+        if number and line.keep != lines[number - 1].keep:
+            shown.append(("",) * len(_COLUMNS))
+        shown.append(_cells(line))
+    return shown
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    if line.measured is None:
+        return (line.label, f"{line.keep:g}", "not possible", "", "", "")
+    over_none = None if line.label == "none" else line.over_none
+    over_random = None if line.label == "random" else line.over_random
+    return (line.label, *_figures(line.measured), _points(over_none), _points(over_random))
+
+
+def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, mass: float) -> None:
+    """Each method with budgets that follow the image, then with one for all at the mean cost of the first."""
+    rows, lines = held_out(num_rows), []
+    for each in map(parse_method, methods or _BY_ATTENTION):
+        with working(f"{each.label}, mass {mass:g}, then a fixed budget"):
+            following = measure(each.pruning(keep_mass=mass), rows, device=model.device, dtype=model.dtype)
+            fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
+        lines.append((f"{each.label}, mass {mass:g}", *_figures(following), _points(following.gain_over(fixed))))
+        lines.append((each.label, *_figures(fixed), ""))
+    show_table(("Method", "Tokens", "Accuracy", "Images/s", "Over fixed"), lines, is_folding=True)
+    out.print("\n" + _ABOUT_ALL.format(rows=num_rows), style="dim")
+
+
+_BY_ATTENTION = ("vispruner", "star")
+"""The methods that score tokens early."""
+
+
+def _figures(result: Measured) -> tuple[str, ...]:
+    return (
+        f"{result.layer_tokens:.1f}",
+        f"{100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f}",
+        f"{result.images_per_second:,.1f}",
+    )
+
+
+def _points(gain: Gain | None) -> str:
+    """With a mark in front where it is clear; right-aligned cells keep their numbers below one another."""
+    if gain is None:
+        return ""
+    return f"{'* ' if gain.is_clear else ''}{100 * gain.difference:+.1f} ± {100 * gain.error:.1f}"
