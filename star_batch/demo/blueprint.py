@@ -35,6 +35,7 @@ SENTENCES = """
     what is at the ? what do you see at the ? name the object at the .
     is there a ? do you see a ? is there a in the picture ? do you see anything ? can you find a ?
     describe the picture . what does the picture show ? list the objects .
+    is the left of the ? is the above the ? are the and the the same colour ?
 """
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

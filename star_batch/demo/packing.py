@@ -38,7 +38,8 @@ def prefix_ids() -> tuple[int, ...]:
 class Packed:
     """`B` images with the pairs of each, padded to `T` text tokens; `owner` numbers the pairs from 1.
 
-    `target` is the next token where an answer is to be predicted and `IGNORED` elsewhere.
+    `target` is the next token where an answer is to be predicted and `IGNORED` elsewhere. Padding has the owner
+    after the last pair's.
     """
 
     pixels: Tensor  # [B, 3, 168, 168]
@@ -46,16 +47,32 @@ class Packed:
     owner: Tensor  # [B, T]
     position: Tensor  # [B, T]
     target: Tensor  # [B, T]
+    is_prompt: Tensor  # bool [B, T]: the question and what follows it, up to the answer
+
+    num_pairs: int  # the most that an image has
+
+    @property
+    def num_owners(self) -> int:
+        """Pairs, the padding, and 0: what belongs to all."""
+        return self.num_pairs + 2
 
 
 def pack(scenes: Sequence[Scene], asked: Sequence[Sequence[Question]]) -> Packed:
     """One row per scene, holding all that is asked about it."""
     rows = [_pack_row(pairs) for pairs in asked]
     width = max(row.shape[1] for row in rows)
-    fill = np.array([[PAD], [len(max(asked, key=len)) + 1], [0], [IGNORED]])
+    fill = np.array([[PAD], [len(max(asked, key=len)) + 1], [0], [IGNORED], [0]])
     padded = np.stack([np.hstack([row, fill.repeat(width - row.shape[1], axis=1)]) for row in rows])
-    ids, owner, position, target = torch.from_numpy(padded).unbind(1)
-    return Packed(pixels=to_pixels(scenes), ids=ids, owner=owner, position=position, target=target)
+    ids, owner, position, target, is_prompt = torch.from_numpy(padded).unbind(1)
+    return Packed(
+        pixels=to_pixels(scenes),
+        ids=ids,
+        owner=owner,
+        position=position,
+        target=target,
+        is_prompt=is_prompt.bool(),
+        num_pairs=len(max(asked, key=len)),
+    )
 
 
 def _pack_row(pairs: Sequence[Question]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
@@ -67,7 +84,8 @@ def _pack_pair(pair: Question, owner: int) -> np.ndarray[tuple[int, int], np.dty
     ids = (*prompt, *answer[:-1])
     start = len(prefix_ids()) + NUM_PATCHES
     target = (*[IGNORED] * (len(prompt) - 1), *answer)
-    return np.array([ids, [owner] * len(ids), range(start, start + len(ids)), target], dtype=np.int64)
+    is_prompt = [place < len(prompt) for place in range(len(ids))]
+    return np.array([ids, [owner] * len(ids), range(start, start + len(ids)), target, is_prompt], dtype=np.int64)
 
 
 def to_pixels(scenes: Sequence[Scene]) -> Tensor:

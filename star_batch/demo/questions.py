@@ -7,11 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal, get_args
 
 from star_batch.demo.scenes import CELLS, COLOURS, SHAPES, Scene, Thing
 
-Kind = Literal["count", "colour", "shape", "where", "place", "exists", "caption"]
+Kind = Literal["count", "colour", "shape", "where", "place", "exists", "caption", "relation", "colour count"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -24,6 +25,8 @@ MIX: dict[Kind, int] = {
     "place": 2,
     "exists": 2,
     "caption": 1,
+    "relation": 2,
+    "colour count": 2,
 }
 
 
@@ -46,6 +49,8 @@ def questions(scene: Scene, rng: random.Random) -> list[Question]:
         *_ask_places(scene, rng),
         *_ask_existence(scene, rng),
         _ask_caption(scene, rng),
+        *_ask_relations(scene, rng),
+        *_ask_colour_counts(scene, rng),
     )
     return list(dict.fromkeys(found))
 
@@ -161,6 +166,31 @@ def _ask_absent(scene: Scene, thing: Thing, rng: random.Random) -> Question:
         )
     )
     return Question(text=text, answer="no", kind="exists")
+
+
+def _ask_relations(scene: Scene, rng: random.Random) -> Iterator[Question]:
+    """How two things lie to each other, and whether they share their colour: half of the answers are yes."""
+    for one, other in rng.sample(pairs := list(permutations(scene.things, 2)), min(3, len(pairs))):
+        if one.column != other.column:
+            answer = "yes" if one.column < other.column else "no"
+            yield Question(text=f"is the {one.name} left of the {other.name}?", answer=answer, kind="relation")
+        if one.row != other.row:
+            answer = "yes" if one.row < other.row else "no"
+            yield Question(text=f"is the {one.name} above the {other.name}?", answer=answer, kind="relation")
+    unique = _with_unique([thing.shape for thing in scene.things], scene.things)
+    by_answer = {one.colour == other.colour: (one, other) for one, other in permutations(unique, 2)}
+    if True in by_answer or rng.random() < 0.25:
+        for is_same, (one, other) in by_answer.items():
+            text = f"are the {one.shape} and the {other.shape} the same colour?"
+            yield Question(text=text, answer="yes" if is_same else "no", kind="relation")
+
+
+def _ask_colour_counts(scene: Scene, rng: random.Random) -> Iterator[Question]:
+    counts = Counter(thing.colour for thing in scene.things)
+    absent = rng.choice([colour for colour in COLOURS if colour not in counts])
+    for colour in (*counts, absent):
+        text = rng.choice(("how many {} objects are there?", "how many {} things do you see?"))
+        yield Question(text=text.format(colour), answer=NUMBERS[counts[colour]], kind="colour count")
 
 
 def _ask_caption(scene: Scene, rng: random.Random) -> Question:

@@ -38,6 +38,14 @@ class Thing:
         return f"{self.colour} {self.shape}"
 
     @property
+    def row(self) -> int:
+        return self.cell // 3
+
+    @property
+    def column(self) -> int:
+        return self.cell % 3
+
+    @property
     def place(self) -> str:
         return CELLS[self.cell]
 

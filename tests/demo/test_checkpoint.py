@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, LlavaForConditionalGeneration, LlavaProcessor
 
 from star_batch.demo.drawing import render
-from star_batch.demo.evaluate import CHECKPOINT
+from star_batch.demo.evaluate import CHECKPOINT, accuracy_by_layer, answer_batch, encode_batch, keep_star, load
 from star_batch.demo.questions import KINDS, Question, choose_questions
 from star_batch.demo.scenes import NUM_PATCHES, Scene, make_scene, object_patches, scene_seed
 
@@ -152,6 +152,16 @@ def test_the_chat_template_is_the_one_it_was_trained_on() -> None:
 def test_held_out_questions_are_answered() -> None:
     assert {question.kind for _, question in held_out()} == set(KINDS)
     assert share(generated()) >= 0.90
+
+
+def test_the_text_takes_over_what_it_needs_as_in_large_models() -> None:
+    """Half of the layers without the image, and the cut of STAR, cost little; no layer with it costs everything."""
+    model = load(CHECKPOINT)
+    held = [encode_batch(model, SEED, first) for first in (0, 100)]
+    by_layer = accuracy_by_layer(model, held)
+    star = [right for batch in held for right in answer_batch(model, batch, keep_star(18))]
+    assert by_layer[0] < 0.45 < 0.8 < by_layer[3] <= by_layer[6]
+    assert share(star) >= by_layer[6] - 0.06
 
 
 def test_missing_background_is_borne() -> None:

@@ -1,14 +1,17 @@
 """Packed pairs with tokens left out are computed as the library computes one prompt with a gap in it."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from star_batch.demo.blueprint import build_model, build_processor
-from star_batch.demo.drawing import render
-from star_batch.demo.dropping import BUDGETS, NUM_SAFE, draw_drop, draw_keep
+from star_batch import Engine, Pruning, Record
+from star_batch.demo.blueprint import build_model, build_processor, vocabulary
+from star_batch.demo.drawing import encode_png, render
+from star_batch.demo.dropping import BUDGETS, NUM_SAFE, draw_drop, draw_keep, draw_own
+from star_batch.demo.evaluate import answer_batch, encode_batch, keep_star, load
 from star_batch.demo.losses import answer_loss, attention_loss, cell_word_table, patch_labels
 from star_batch.demo.network import Drop, answer_logits, look
 from star_batch.demo.packing import IGNORED, object_mask, pack, right_pairs, to_pixels
@@ -57,6 +60,47 @@ def test_what_is_left_out_is_not_seen(model: LlavaForConditionalGeneration) -> N
 
 
 @torch.no_grad()
+def test_a_pair_alone_keeps_late_what_the_engine_keeps(demo: str) -> None:
+    """The cut that is trained is the cut that a job makes: the same answers are exactly right."""
+    batch = encode_batch(load(Path(demo)), seed=5, first=0, count=60)
+    for keep in (6, 18):
+        expected = answer_batch(load(Path(demo)), batch, keep_star(keep))
+        records = [
+            Record(id=str(number), image=encode_png(render(scene)), prompt=question.text)
+            for number, (scene, question) in enumerate(zip(batch.scenes, batch.asked, strict=True))
+        ]
+        pruning = Pruning(method="star", keep=keep)
+        with Engine.from_pretrained("demo", pruning=pruning, dtype="float32", device="cpu") as engine:
+            answers = engine.answer(records, max_new_tokens=40)
+        found = [answer.text == question.answer for answer, question in zip(answers, batch.asked, strict=True)]
+        assert found == expected
+        assert sum(found) / len(found) > 0.3
+
+
+@torch.no_grad()
+def test_each_pair_keeps_its_own_late_tokens(model: LlavaForConditionalGeneration) -> None:
+    """What a pair dropped changes nothing in its answer from the cut on, whatever others kept."""
+    packed = pack(SCENES, ASKED)
+    features = look(model, packed.pixels).features
+    drop = Drop(early=ALL, late_share=0.1, late_layer=3)
+    cut, whole = answer_logits(model, features, packed, drop), answer_logits(model, features, packed, Drop(early=ALL))
+    none = answer_logits(model, features, packed, Drop(early=ALL, late=~ALL, late_layer=3))
+    everything = answer_logits(model, features, packed, Drop(early=ALL, late_share=1.0, late_layer=3))
+    torch.testing.assert_close(everything, whole)
+    assert not torch.allclose(cut, whole, atol=1e-3)
+    assert not torch.allclose(cut, none, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", range(12))
+def test_late_cuts_are_drawn_over_layers_and_shares(turn: int) -> None:
+    owners = object_mask(SCENES)
+    drop = draw_own(owners, torch.rand(owners.shape), random.Random(turn))
+    assert drop.late_share is not None
+    assert (2 <= drop.late_layer <= 5, 0.0 <= drop.late_share < 1.0) == (True, True)
+    assert len(set(drop.early.sum(1).tolist())) == 1 or bool((drop.early == (owners >= 0)).all())
+
+
+@torch.no_grad()
 def test_pixels_are_those_of_the_processor() -> None:
     pictures = [render(scene) for scene in SCENES]
     torch.testing.assert_close(
@@ -90,16 +134,16 @@ def test_a_drawn_budget_is_met() -> None:
 def test_a_long_answer_weighs_as_much_as_a_short_one() -> None:
     pairs = [Question(text="is it?", answer=answer, kind="exists") for answer in ("yes", "a red star at the top")]
     packed = pack(SCENES[:1], [pairs])
-    logits = torch.zeros(int((packed.target != IGNORED).sum()), 74)
+    logits = torch.zeros(int((packed.target != IGNORED).sum()), len(vocabulary()))
     logits[:2, packed.target[packed.target != IGNORED][:2]] = 30.0
-    uniform = torch.log(torch.tensor(74.0))
+    uniform = torch.log(torch.tensor(float(len(vocabulary()))))
     assert 0.5 * uniform < answer_loss(logits, packed) < 0.55 * uniform + 0.4
 
 
 def test_a_pair_is_right_when_every_token_is() -> None:
     packed = pack(SCENES, ASKED)
     targets = packed.target[packed.target != IGNORED]
-    logits = torch.nn.functional.one_hot(targets, 74).float()
+    logits = torch.nn.functional.one_hot(targets, len(vocabulary())).float()
     asked, right = right_pairs(logits, packed)
     assert torch.equal(asked, right)
     logits[0] = 0
