@@ -51,6 +51,7 @@ FLOORS = {
     "bench": 6,
     "forecast": 6,
     "demo": 6,
+    "evaluation": 6,
     "cli": 7,
     "ray": 7,
     "jobs": 7,
