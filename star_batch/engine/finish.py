@@ -8,6 +8,8 @@ from star_batch.engine.choices import ChoiceSearch
 from star_batch.engine.sequence import Sequence
 from star_batch.records import Answer, FinishReason
 
+_MARGIN = 8  # tokens, and characters
+
 Decode: TypeAlias = Callable[[Seq[int]], str]
 """Token ids to text."""
 
@@ -59,9 +61,25 @@ def _before_stop(sequence: Sequence, decode: Decode) -> str | None:
     parameters = sequence.sampling
     if not parameters.stop or len(sequence.output) < parameters.min_new_tokens:
         return None
+    is_first_look = len(sequence.output) <= max(1, parameters.min_new_tokens)
+    if not (is_first_look or any(stop in _tail(sequence, decode) for stop in parameters.stop)):
+        return None
     text = decode(sequence.output)
     places = [place for stop in parameters.stop if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
+
+
+def _tail(sequence: Sequence, decode: Decode) -> str:
+    """The end of the answer, in which a stop string lies if the last token has completed one.
+
+    A tokenizer may write the first tokens of a piece otherwise than within a text (a space left out, half a
+    character): some more are there, and the answer is cut by its whole text. Tokens may be empty: more are taken then.
+    """
+    enough = max(map(len, sequence.sampling.stop)) + _MARGIN
+    size = enough
+    while len(text := decode(sequence.output[-size:])) < enough and size < len(sequence.output):
+        size *= 2
+    return text
 
 
 def _follow(sequence: Sequence, search: ChoiceSearch) -> None:

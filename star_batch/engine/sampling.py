@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from star_batch.engine.choices import ChoiceSearch
+from star_batch.engine.draws import Chance, draw
 from star_batch.engine.sequence import Sequence
 from star_batch.errors import NotFinite
 
@@ -15,58 +16,61 @@ _NONE = -1  # instead of a token's id
 def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[int]:
     """One token id per sequence from float32 logits `[B, V]`; a row without finite logits gets an error.
 
-    A row with choices has them weighed instead, and its token says nothing.
-    Greedy rows share one argmax on the device; rows with a temperature, choices or a minimum length are
-    looked at one by one, on the host. The device is waited for once, or twice if there are such rows.
+    A row with choices has them weighed instead, on the host, and its token says nothing. All others are chosen on the
+    device, together: by one argmax, or by draws. The device is waited for once, or twice if there are choices.
     """
     best, indices = logits.max(dim=-1)
-    tokens: list[int] = torch.where(best.isfinite(), indices, _NONE).tolist()
+    is_finite = best.isfinite()
+    if early := _too_early(sequences, stop_ids):
+        places = torch.tensor(early, device=logits.device).unbind(1)
+        logits = logits.index_put(places, logits.new_tensor(-torch.inf))
+        best, indices = logits.max(dim=-1)
+    hot = [place for place, sequence in enumerate(sequences) if _is_drawn(sequence)]
+    if hot:
+        indices[hot] = _drawn(logits[hot], best[hot], [sequences[place] for place in hot])
+    tokens: list[int] = torch.where(is_finite, indices, _NONE).tolist()
     for sequence, token in zip(sequences, tokens, strict=True):
         if token == _NONE:
             sequence.error = NotFinite("the model put out numbers that are not finite for this row")
-    alone = [index for index, sequence in enumerate(sequences) if not (sequence.error or _is_plain(sequence))]
-    for index, own in zip(alone, logits[alone].cpu() if alone else (), strict=True):
-        sequence = sequences[index]
-        if sequence.search is not None:
-            _weigh(own, sequence, sequence.search, stop_ids)
-        else:
-            tokens[index] = _pick(_without_stops(own, sequence, stop_ids), sequence)
+    _weigh_choices(logits, sequences, stop_ids)
     return tokens
 
 
-def _is_plain(sequence: Sequence) -> bool:
-    parameters = sequence.sampling
-    is_long = len(sequence.output) >= parameters.min_new_tokens
-    return parameters.temperature == 0.0 and is_long and sequence.search is None
+def _is_drawn(sequence: Sequence) -> bool:
+    return sequence.sampling.temperature > 0.0 and sequence.search is None
 
 
-def _without_stops(logits: Tensor, sequence: Sequence, stop_ids: frozenset[int]) -> Tensor:
-    stops = sorted(stop_ids | sequence.sampling.stop_ids)
-    if len(sequence.output) >= sequence.sampling.min_new_tokens or not stops:
-        return logits
-    return logits.index_fill(0, torch.tensor(stops), -torch.inf)
+def _drawn(logits: Tensor, best: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """Each draw is a function of the job's seed, the record's id and the step."""
+    chances = [
+        Chance(
+            temperature=sequence.sampling.temperature,
+            top_p=sequence.sampling.top_p,
+            seed=sequence.seed ^ sequence.sampling.seed,
+            step=len(sequence.output),
+        )
+        for sequence in sequences
+    ]
+    return draw(logits, best, chances)
 
 
-def _pick(logits: Tensor, sequence: Sequence) -> int:
-    """Greedy at temperature 0; else a draw from the smallest set of tokens that holds `top_p` of the mass."""
-    parameters = sequence.sampling
-    if parameters.temperature == 0.0:
-        return int(logits.argmax())
-    probabilities = nucleus((logits.double() / parameters.temperature).softmax(dim=-1), parameters.top_p)
-    return int(torch.multinomial(probabilities, 1, generator=_generator(sequence)))
+def _too_early(sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[tuple[int, int]]:
+    """Rows, and tokens that may not end their answers yet."""
+    return [
+        (row, stop)
+        for row, sequence in enumerate(sequences)
+        if len(sequence.output) < sequence.sampling.min_new_tokens and sequence.search is None
+        for stop in stop_ids | sequence.sampling.stop_ids
+    ]
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Probabilities `[V]` with everything outside the nucleus set to zero (arXiv 1904.09751)."""
-    ordered, order = probabilities.sort(descending=True, stable=True)
-    is_outside = ordered.cumsum(dim=-1) - ordered >= top_p
-    return torch.zeros_like(probabilities).scatter(0, order, ordered.masked_fill(is_outside, 0.0))
-
-
-def _generator(sequence: Sequence) -> torch.Generator:
-    """Fresh for every draw: a function of the job's seed, the record's id and the step."""
-    mixed = (sequence.seed ^ sequence.sampling.seed) * 1_000_003 + len(sequence.output)
-    return torch.Generator().manual_seed(mixed % 2**63)
+def _weigh_choices(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[int]) -> None:
+    """Looked at row by row, on the host."""
+    rows = [row for row, sequence in enumerate(sequences) if sequence.search is not None and not sequence.error]
+    for row, own in zip(rows, logits[rows].cpu() if rows else (), strict=True):
+        search = sequences[row].search
+        assert search is not None
+        _weigh(own, sequences[row], search, stop_ids)
 
 
 def _weigh(logits: Tensor, sequence: Sequence, search: ChoiceSearch, stop_ids: frozenset[int]) -> None:

@@ -54,7 +54,7 @@ def completed(line: str, folder: Path) -> list[str]:
 def test_a_shell_offers_what_fits(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", rows(2))
     assert completed("star-batch ver", tmp_path) == ["verify"]
-    assert completed("star-batch run --method s", tmp_path) == ["stride", "star"]
+    assert completed("star-batch run --method s", tmp_path) == ["stride", "star", "star_pro"]
     assert completed("star-batch run --log-format ", tmp_path) == ["text", "json"]
     assert completed("star-batch run --input in.parquet --prompt-column q", tmp_path) == ["question"]
     assert completed("star-batch run --input absent.parquet --prompt-column q", tmp_path) == []

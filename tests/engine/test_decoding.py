@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from star_batch import Answer, Decoding, Engine, EngineOptions, Pruning, Record
 from star_batch.engine.choices import NEGLIGIBLE, ChoiceNode, ChoiceSearch, choice_trie
 from star_batch.engine.finish import extend
-from star_batch.engine.sampling import next_tokens, nucleus
+from star_batch.engine.sampling import next_tokens
 from star_batch.engine.sequence import EncodedImage, SamplingParameters, Sequence, SequenceImage, seed_of
 from star_batch.models import Prompt
 from tests.tiny import random_image, random_records
@@ -65,18 +65,6 @@ def test_a_tiny_nucleus_is_greedy(tiny: str) -> None:
     greedy = answer(tiny, random_records(5))
     sampled = answer(tiny, random_records(5), Decoding(max_new_tokens=8, temperature=1.0, top_p=1e-9))
     assert [a.token_ids for a in sampled] == [a.token_ids for a in greedy]
-
-
-@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=20), st.floats(0.01, 1.0))
-def test_the_nucleus_is_the_smallest_set_that_holds_top_p(weights: list[float], top_p: float) -> None:
-    probabilities = torch.tensor(weights, dtype=torch.float64)
-    probabilities /= probabilities.sum()
-    kept = nucleus(probabilities, top_p)
-    inside = kept > 0
-    assert kept.sum() >= top_p - 1e-9
-    assert kept.sum() - kept[inside].min() < top_p
-    if not inside.all():
-        assert probabilities[inside].min() >= probabilities[~inside].max()
 
 
 def test_an_answer_with_choices_is_always_one_of_them(tiny: str) -> None:
@@ -267,3 +255,47 @@ def test_a_row_that_is_not_finite_fails_alone_and_leaves_no_trace(tiny: str, mon
     for answers in found:
         assert [a.error_kind for a in answers] == [None, None, "not_finite", *[None] * 6]
         assert [a.token_ids for a in answers if not a.error] == [a.token_ids for a in expected if a.id != "r2"]
+
+
+class Words:
+    """A tokenizer as sentencepiece's: a space before each word but at the beginning, and tokens of half a character."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.pieces = 0
+
+    def decode(self, ids: Seq[int]) -> str:
+        self.calls += 1
+        self.pieces += len(ids)
+        data = b"".join(self.piece(id) for id in ids)
+        return data.decode(errors="replace").removeprefix(" ")
+
+    @staticmethod
+    def piece(id: int) -> bytes:
+        halves = {0: b"", 1: "é".encode()[:1], 2: "é".encode()[1:], 3: b"\n", 4: b"EN", 5: b"D"}
+        return halves.get(id, f" w{id}".encode())
+
+
+STOPS = ["END", "é", " w7 w8", "\n\n", "w11", " "]
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=120), st.sampled_from(STOPS))
+@settings(max_examples=300)
+def test_a_stop_string_is_found_at_the_token_that_completes_it(ids: list[int], stop: str) -> None:
+    """As by looking at the whole text after each token."""
+    words, sampling = Words(), SamplingParameters(max_new_tokens=1000, stop=(stop,))
+    sequence = Sequence(id="a", prompt=Prompt(((), ())), num_visual=0, counts=(0,), sampling=sampling)
+    for id in ids:
+        extend(sequence, id, stop_ids=frozenset(), decode=words.decode)
+        if sequence.finish_reason is not None:
+            break
+    whole = next((n for n in range(1, len(ids) + 1) if stop in words.decode(ids[:n])), None)
+    assert (len(sequence.output) if sequence.finish_reason else None) == whole
+
+
+def test_a_long_answer_is_not_decoded_anew_for_each_token() -> None:
+    words, sampling = Words(), SamplingParameters(max_new_tokens=1000, stop=("END",))
+    sequence = Sequence(id="a", prompt=Prompt(((), ())), num_visual=0, counts=(0,), sampling=sampling)
+    for _ in range(400):
+        extend(sequence, 7, stop_ids=frozenset(), decode=words.decode)
+    assert words.pieces < 400 * 12

@@ -25,7 +25,7 @@ VISPRUNER = Pruning(method="vispruner", keep=11)
 PRUNINGS = [
     STAR,
     Pruning(method="star", keep=10, early_scores="features", late_layer=2),
-    Pruning(method="star_pro", keep=10),
+    Pruning(method="star_pro", keep=6),
     Pruning(method="cdpruner", keep=9),
     VISPRUNER,
     Pruning(method="vispruner", keep_mass=0.5, keep_least=4, keep_most=40),
