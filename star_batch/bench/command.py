@@ -72,7 +72,7 @@ def bench_group(
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for body in (compare, mix, native, scale):
+    for body in (compare, mix, native, sampling, scale):
         app.command(cls=command, epilog=epilog)(wrapped(body))
     return app
 
@@ -81,11 +81,12 @@ _HELP = """
 Measure it: speed and accuracy, side by side.
 
 \b
-On a CPU; with accuracy; how full batches are; how far the pipeline goes:
+On a CPU; with accuracy; how full batches are; sampling; the pipeline alone:
   star-batch bench compare --shape 94m --requests 32 --answer-tokens 16
   star-batch bench compare --model demo --requests 256 --answer-tokens 8
   star-batch bench mix
   star-batch bench native
+  star-batch bench sampling
   star-batch bench scale --actors 1,4,16
 """
 
@@ -169,6 +170,20 @@ _MIX_NOTE = (
     "padding: if every prefill were padded to its longest row; our prefills are packed and pay none of it."
     " Key padding: keys read in decoding that held nothing, where rows are read as one tensor."
 )
+
+
+def sampling(
+    rows: Annotated[int, _count("Rows that decode together.")] = 128,
+    vocabulary: Annotated[int, _count("Tokens to choose from.")] = 152_064,
+    seed: Annotated[int, _text("N", "Of the logits.")] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """What draws cost, beside greedy decoding. No model."""
+    from star_batch.bench.sampling import measure_sampling
+    from star_batch.bench.table import sampling_table
+
+    _console().print(sampling_table(measure_sampling(rows, vocabulary, seed), rows, vocabulary))
 
 
 def scale(

@@ -1,11 +1,17 @@
 """Results as tables for a terminal; each fits 100 columns. Knows no model."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from star_batch.bench.mix import Outcome, TimedOutcome
 from star_batch.bench.results import STAGES, Point, Row
+
+if TYPE_CHECKING:  # a table waits for no torch
+    from star_batch.bench.sampling import Way
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -57,6 +63,12 @@ def native_table(outcomes: Iterable[TimedOutcome]) -> Table:
     """The same, and how fast the rows came out."""
     cells = ([*_mix_cells(outcome.batches), _rate(outcome.rows_per_second)] for outcome in outcomes)
     return _grid("Mixed shapes", (*_MIX_NAMES, "rows/s"), cells)
+
+
+def sampling_table(ways: Iterable[Way], rows: int, vocabulary: int) -> Table:
+    """Milliseconds of a decode step, and their ratio to the argmax."""
+    cells = ([way.name, f"{1000 * way.seconds:.3g}", f"{way.over_greedy:.2f}"] for way in ways)
+    return _grid(f"{rows:,} rows, {vocabulary:,} tokens", ("way", "ms a step", "x greedy"), cells)
 
 
 def mix_table(outcomes: Iterable[Outcome]) -> Table:

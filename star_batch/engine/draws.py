@@ -8,7 +8,7 @@ drawn anew if not. At least `top_p` of the first draws are taken. Legend: `B` ro
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,22 +35,29 @@ class Chance:
         return (int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) >> 11) / 2**53
 
 
-def draw(logits: Tensor, best: Tensor, chances: Sequence[Chance]) -> Tensor:
-    """Tokens `[B]` from float32 logits `[B, V]`, which are left as they are; `best [B]` are their maxima."""
-    size = len(logits) if logits.is_cuda else max(1, _CHUNK // logits.shape[1])
+def draw(logits: Tensor, best: Tensor, chances: Mapping[int, Chance]) -> Tensor:
+    """Tokens of the rows that `chances` names, in its order.
+
+    Args:
+        logits: float32 `[B, V]`, left as they are.
+        best: their maxima, `[B]`.
+        chances: of some rows, or of all.
+    """
+    places = list(chances)
+    size = len(places) if logits.is_cuda else max(1, _CHUNK // logits.shape[1])
     drawn = []
-    for start in range(0, len(logits), size):
-        rows = slice(start, start + size)
-        drawn.append(_draw(_weights(logits[rows], best[rows], chances[rows]), chances[rows]))
+    for start in range(0, len(places), size):
+        rows = places[start : start + size]
+        own = [chances[row] for row in rows]
+        index = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows  # a view is no copy
+        drawn.append(_draw(_weights(logits[index], best[index], own), own))
     return torch.cat(drawn)
 
 
 def _weights(logits: Tensor, best: Tensor, chances: Sequence[Chance]) -> Tensor:
     """Probabilities but for a factor, in blocks `[B, V / block, block]`: the likeliest token has 1."""
-    weights = logits - best.unsqueeze(1)
-    if any(chance.temperature != 1.0 for chance in chances):
-        weights *= _column([1.0 / chance.temperature for chance in chances], weights)
-    weights.exp_()
+    sharpness = _column([1.0 / chance.temperature for chance in chances], logits)
+    weights = torch.addcmul(-best.unsqueeze(1) * sharpness, logits, sharpness).exp_()
     padding = -weights.shape[1] % _BLOCK
     blocks: Tensor = (F.pad(weights, (0, padding)) if padding else weights).unflatten(1, (-1, _BLOCK))
     return blocks
@@ -62,7 +69,8 @@ def _draw(weights: Tensor, chances: Sequence[Chance]) -> Tensor:
     left = [row for row, chance in enumerate(chances) if chance.top_p < 1.0]
     for round in range(1, _ROUNDS):
         if left:
-            is_inside = is_in_nucleus(weights[left], tokens[left], [chances[row].top_p for row in left])
+            own = weights if len(left) == len(weights) else weights[left]
+            is_inside = is_in_nucleus(own, tokens[left], [chances[row].top_p for row in left])
             left = [row for row, is_taken in zip(left, is_inside.tolist(), strict=True) if not is_taken]
         if not left:
             return tokens
@@ -79,7 +87,7 @@ def is_in_nucleus(weights: Tensor, tokens: Tensor, top_ps: Sequence[float]) -> T
     Tokens as likely as the last one of the set belong to it, too. `weights [B, V / block, block]`.
     """
     own = weights.flatten(1).gather(1, tokens.unsqueeze(1)).unsqueeze(2)
-    above = (weights * (weights > own)).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
+    above = torch.where(weights > own, weights, 0.0).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
     total = weights.sum(dim=-1).sum(dim=-1, dtype=torch.float64)
     is_inside: Tensor = above < _column(top_ps, above).squeeze(1) * total
     return is_inside

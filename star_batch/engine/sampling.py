@@ -25,9 +25,8 @@ def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[in
         places = torch.tensor(early, device=logits.device).unbind(1)
         logits = logits.index_put(places, logits.new_tensor(-torch.inf))
         best, indices = logits.max(dim=-1)
-    hot = [place for place, sequence in enumerate(sequences) if _is_drawn(sequence)]
-    if hot:
-        indices[hot] = _drawn(logits[hot], best[hot], [sequences[place] for place in hot])
+    if chances := {row: _chance(sequence) for row, sequence in enumerate(sequences) if _is_drawn(sequence)}:
+        indices[list(chances)] = draw(logits, best, chances)
     tokens: list[int] = torch.where(is_finite, indices, _NONE).tolist()
     for sequence, token in zip(sequences, tokens, strict=True):
         if token == _NONE:
@@ -40,18 +39,15 @@ def _is_drawn(sequence: Sequence) -> bool:
     return sequence.sampling.temperature > 0.0 and sequence.search is None
 
 
-def _drawn(logits: Tensor, best: Tensor, sequences: Seq[Sequence]) -> Tensor:
-    """Each draw is a function of the job's seed, the record's id and the step."""
-    chances = [
-        Chance(
-            temperature=sequence.sampling.temperature,
-            top_p=sequence.sampling.top_p,
-            seed=sequence.seed ^ sequence.sampling.seed,
-            step=len(sequence.output),
-        )
-        for sequence in sequences
-    ]
-    return draw(logits, best, chances)
+def _chance(sequence: Sequence) -> Chance:
+    """A draw is a function of the job's seed, the record's id and the step."""
+    parameters = sequence.sampling
+    return Chance(
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+        seed=sequence.seed ^ parameters.seed,
+        step=len(sequence.output),
+    )
 
 
 def _too_early(sequences: Seq[Sequence], stop_ids: frozenset[int]) -> list[tuple[int, int]]:

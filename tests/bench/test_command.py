@@ -62,6 +62,15 @@ def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
     assert "generate" not in quiet.stdout
 
 
+def test_sampling_is_measured_beside_greedy_decoding() -> None:
+    result = invoke("bench", "sampling", "--rows", "3", "--vocabulary", "1000")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines() if line.strip().startswith(("greedy", "temperature"))]
+    assert [float(words[-1]) > 0 for words in lines] == [True] * 4
+    assert float(lines[0][-1]) == 1.0
+    assert "3 rows, 1,000 tokens" in result.output
+
+
 def test_a_mix_needs_no_model() -> None:
     result = invoke("bench", "mix", "--requests", "200", "--max-rows", "16")
     assert result.exit_code == 0, result.output
@@ -86,7 +95,7 @@ def test_mistakes_are_said_in_plain_words(arguments: list[str], message: str) ->
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("mode", [[], ["compare"], ["mix"], ["native"], ["scale"]])
+@pytest.mark.parametrize("mode", [[], ["compare"], ["mix"], ["native"], ["sampling"], ["scale"]])
 def test_help_fits_80_columns(mode: list[str]) -> None:
     text = invoke("bench", *mode, "--help").stdout
     assert max(map(len, text.splitlines())) <= 80
@@ -96,10 +105,10 @@ def test_help_fits_80_columns(mode: list[str]) -> None:
 
 def test_bench_alone_shows_what_can_be_measured() -> None:
     shown = invoke("bench").output
-    assert all(f"\n  {mode} " in shown for mode in ("compare", "mix", "native", "scale"))
+    assert all(f"\n  {mode} " in shown for mode in ("compare", "mix", "native", "sampling", "scale"))
 
 
-@pytest.mark.parametrize("mode", ["compare", "mix", "native", "scale"])
+@pytest.mark.parametrize("mode", ["compare", "mix", "native", "sampling", "scale"])
 def test_every_mode_can_say_more_and_less(mode: str) -> None:
     text = invoke("bench", mode, "--help").stdout
     assert re.search(r"-v, --verbose +Say more", text)

@@ -17,7 +17,7 @@ def chance(seed: int = 0, step: int = 0, temperature: float = 1.0, top_p: float 
 
 
 def drawn(logits: Tensor, chances: list[Chance]) -> list[int]:
-    return draw(logits, logits.amax(dim=-1), chances).tolist()
+    return draw(logits, logits.amax(dim=-1), dict(enumerate(chances))).tolist()
 
 
 def random_logits(rows: int, tokens: int, seed: int = 0, scale: float = 2.0) -> Tensor:
