@@ -80,6 +80,9 @@ class Core:
         with self._stopwatch.stage(f"{batch.phase}_seconds"):
             num_runs = self._run(batch.phase, batch.sequences)
         self._readings.observe(batch.phase, rows=len(batch.sequences), seconds=time.perf_counter() - start)
+        if batch.phase == "prefill":
+            for sequence in batch.sequences:
+                self._readings.keep(sequence.counts)
         if num_runs > 1 and not any(sequence.error for sequence in batch.sequences):
             self._scheduler.shrink(batch)
         finished = failed + self._finish(batch.sequences)

@@ -100,8 +100,9 @@ class Readings:
 
     At this moment: `rows_waiting` were handed in and have not begun, `rows_running` hold a decode slot, and
     `pages_in_use` of the `pages` of the KV cache are taken, one number per layer group.
-    Since the start: `idle_seconds` in which there was nothing to do, and for each step of a phase the rows in
-    it and the seconds it took.
+    Since the start: `idle_seconds` in which there was nothing to do, for each step of a phase the rows in it and the
+    seconds it took, and the visual tokens kept in each layer group: `kept_tokens`, after the early stage and after each
+    late one.
     """
 
     rows_waiting: int = 0
@@ -109,6 +110,7 @@ class Readings:
     pages_in_use: tuple[int, ...] = ()
     pages: tuple[int, ...] = ()
     idle_seconds: float = 0.0
+    kept_tokens: tuple[int, ...] = ()
     batch_rows: dict[Phase, Histogram] = field(default_factory=lambda: _by_phase(BATCH_ROWS))
     step_seconds: dict[Phase, Histogram] = field(default_factory=lambda: _by_phase(STEP_SECONDS))
 
@@ -116,6 +118,10 @@ class Readings:
         """A step was run."""
         self.batch_rows[phase].observe(rows)
         self.step_seconds[phase].observe(seconds)
+
+    def keep(self, counts: tuple[int, ...]) -> None:
+        """A row was prefilled, with so many visual tokens in each layer group."""
+        self.kept_tokens = _added(self.kept_tokens, counts)
 
     def at_the_end(self) -> "Readings":
         """What is left of it when its engine is gone: nothing waits and nothing is held."""
@@ -128,6 +134,7 @@ class Readings:
             pages_in_use=_added(self.pages_in_use, other.pages_in_use),
             pages=_added(self.pages, other.pages),
             idle_seconds=self.idle_seconds + other.idle_seconds,
+            kept_tokens=_added(self.kept_tokens, other.kept_tokens),
             batch_rows={phase: rows + other.batch_rows[phase] for phase, rows in self.batch_rows.items()},
             step_seconds={phase: times + other.step_seconds[phase] for phase, times in self.step_seconds.items()},
         )

@@ -63,6 +63,13 @@ def _by_group(pages: Sequence[int]) -> Mapping[str, float]:
     return {str(group): count for group, count in enumerate(pages)}
 
 
+def _kept_by_stage(snapshot: EngineSnapshot) -> Mapping[str, float]:
+    """`late`, or `late_1`, `late_2` ... where a method cuts several times; without a late cut it is what was early."""
+    early, *late = snapshot.readings.kept_tokens or (0,)
+    names = ["late"] if len(late) < 2 else [f"late_{number}" for number in range(1, len(late) + 1)]
+    return {"offered": snapshot.stats.visual_tokens, "early": early} | dict(zip(names, late or [early], strict=True))
+
+
 def _visual_tokens(summary: Summary) -> Mapping[str, Value]:
     kept = {f"kept_{group}": mean for group, mean in enumerate(summary.mean_kept_tokens)}
     return {"offered": summary.mean_visual_tokens} | kept
@@ -79,8 +86,8 @@ ENGINE: Sequence[Metric[EngineSnapshot]] = (
     ),
     Metric(
         "star_batch_visual_tokens_total",
-        "Visual tokens offered by images, kept by the early stage, kept by the last late one",
-        lambda s: {"offered": s.stats.visual_tokens, "early": s.stats.early_tokens, "late": s.stats.late_tokens},
+        "Visual tokens offered by images, kept by the early stage, kept by each late one",
+        _kept_by_stage,
         "stage",
     ),
     Metric("star_batch_stage_seconds_total", "Busy time of engines by stage", _stage_seconds, "stage"),

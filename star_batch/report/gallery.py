@@ -3,12 +3,13 @@
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from star_batch.records import matches
 
 MAX_CARDS = 12
 MAX_WRONG = 4
+_LATE, _STEP = 0.68, 0.09  # opacity of what the last late stage dropped, and of one stage before it more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,13 @@ class Sample:
     def dropped_late(self) -> str:
         """Tokens that only the first layers saw."""
         return self._path(set(self.kept[0]) - set(self.kept[-1])) if self.kept else ""
+
+    @property
+    def late_stages(self) -> list[tuple[float, str]]:
+        """What each late stage dropped, as a path, with an opacity: the earlier it went, the less is seen of it."""
+        num_stages = len(self.kept) - 1
+        pairs = enumerate(pairwise(self.kept))
+        return [(_LATE + _STEP * (num_stages - 1 - n), self._path({*was} - {*stays})) for n, (was, stays) in pairs]
 
     @property
     def outline(self) -> str:

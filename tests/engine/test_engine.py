@@ -36,6 +36,7 @@ def test_stats_add_up(tiny: str) -> None:
     assert stats.output_tokens == sum(a.num_output or 0 for a in found)
     assert stats.layer_tokens / stats.row_layers == 16
     assert (stats.early_tokens, stats.late_tokens) == (6 * 24, 6 * 8)
+    assert engine.readings().kept_tokens == (6 * 24, 6 * 8)
     assert 0 < stats.decode_rows <= stats.decode_slots
     assert stats.padding_tokens < stats.padded_tokens
     for stage in ("vision", "select", "prefill", "decode"):

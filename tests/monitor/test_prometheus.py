@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -52,10 +53,10 @@ def shown(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
 
 
 def busy() -> EngineSnapshot:
-    readings = Readings(rows_waiting=7, pages_in_use=(3, 1), pages=(8, 8), idle_seconds=0.5)
+    readings = Readings(rows_waiting=7, pages_in_use=(3, 1), pages=(8, 8), idle_seconds=0.5, kept_tokens=(600,))
     for rows, seconds in ((4, 0.002), (8, 0.02), (9, 20.0)):
         readings.observe("decode", rows=rows, seconds=seconds)
-    stats = EngineStats(rows_answered=30, rows_failed=2, prefill_tokens=900, visual_tokens=4000, early_tokens=600)
+    stats = EngineStats(rows_answered=30, rows_failed=2, prefill_tokens=900, visual_tokens=4000)
     return EngineSnapshot(engines=2, stats=stats, readings=readings, errors=Counter(image_missing=2))
 
 
@@ -99,6 +100,22 @@ def test_a_job_that_runs() -> None:
     assert samples["star_batch_step_seconds_count", "decode"] == 3
     assert samples["star_batch_step_seconds_sum", "decode"] == 20.022
     assert samples["star_batch_step_seconds_count", "prefill"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "stages"),
+    [
+        ((), {"early": 0, "late": 0}),
+        ((5,), {"early": 5, "late": 5}),
+        ((5, 3), {"early": 5, "late": 3}),
+        ((9, 5, 3, 1), {"early": 9, "late_1": 5, "late_2": 3, "late_3": 1}),
+    ],
+)
+def test_any_number_of_stages_is_told_apart(kept: tuple[int, ...], stages: dict[str, int]) -> None:
+    snapshot = replace(busy(), readings=replace(busy().readings, kept_tokens=kept))
+    samples = shown(job_registry(lambda: Progress.at(snapshot, seconds=8.0, before=10, total=100)))
+    found = {key[1]: value for key, value in samples.items() if key[0] == "star_batch_visual_tokens_total"}
+    assert found == {"offered": 4000, **stages}
 
 
 def test_before_a_job_has_told_anything_nothing_is_shown() -> None:

@@ -42,6 +42,14 @@ def test_each_token_is_shaded_once_by_the_stage_that_dropped_it(
     assert set(late) <= set(kept[0])
 
 
+def test_every_late_stage_has_a_shade_of_its_own() -> None:
+    card = sample(grid=Grid(side=14, rows=2, columns=4), num_visual=8, kept=((0, 1, 2, 3, 4), (0, 1, 2), (1,)))
+    (first, one), (second, two) = card.late_stages
+    assert first > second == 0.68
+    assert (tokens_in(one, 4), tokens_in(two, 4)) == ([3, 4], [0, 2])
+    assert [opacity for opacity, _ in sample().late_stages] == [0.68] * (len(sample().kept) - 1)
+
+
 @given(stages())
 def test_the_outline_lies_between_kept_and_dropped(given: tuple[Grid, tuple[tuple[int, ...], ...]]) -> None:
     grid, kept = given
