@@ -150,7 +150,9 @@ WRONG = {
     "{method: corners, keep: 4, end: 0.5}": "pruning.end: unknown key; did you mean ends?",
     "{method: corners, ends: 0.5}": "pruning.method='corners' needs keep: a number of tokens or a share",
     "{method: star, keep: 4, ends: 0.25}": "pruning.ends=0.25 belongs to method='corners', not to 'star'",
-    "{method: corners, keep: 4, late_layer: 2}": "pruning.late_layer=2 belongs to method='star' or method='fastv', not to 'corners'",
+    "{method: corners, keep: 4, late_layer: 2}": (
+        "pruning.late_layer=2 belongs to method='star' or method='fastv', not to 'corners'"
+    ),
     "{method: corner, keep: 4}": (
         "pruning.method: expected 'none', 'random', 'stride', 'star', 'star_pro', 'vispruner', 'fastv', 'pyramiddrop', "
         "'visionzip_unmerged', 'divprune', 'cdpruner' or 'corners', not 'corner'"
