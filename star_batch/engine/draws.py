@@ -57,39 +57,48 @@ def draw(logits: Tensor, best: Tensor, chances: Mapping[int, Chance]) -> Tensor:
 def _weights(logits: Tensor, best: Tensor, chances: Sequence[Chance]) -> Tensor:
     """Probabilities but for a factor, in blocks `[B, V / block, block]`: the likeliest token has 1."""
     sharpness = _column([1.0 / chance.temperature for chance in chances], logits)
-    weights = torch.addcmul(-best.unsqueeze(1) * sharpness, logits, sharpness).exp_()
+    weights = (logits - best.unsqueeze(1)).mul_(sharpness).exp_()
     padding = -weights.shape[1] % _BLOCK
     blocks: Tensor = (F.pad(weights, (0, padding)) if padding else weights).unflatten(1, (-1, _BLOCK))
     return blocks
 
 
 def _draw(weights: Tensor, chances: Sequence[Chance]) -> Tensor:
-    ends = weights.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    ends = _ends(weights)
     tokens = _inverted(weights, ends, [chance.point(0) for chance in chances])
     left = [row for row, chance in enumerate(chances) if chance.top_p < 1.0]
     for round in range(1, _ROUNDS):
-        if left:
-            own = weights if len(left) == len(weights) else weights[left]
-            is_inside = is_in_nucleus(own, tokens[left], [chances[row].top_p for row in left])
-            left = [row for row, is_taken in zip(left, is_inside.tolist(), strict=True) if not is_taken]
+        left = _outside(left, weights, tokens, ends[:, -1], chances)
         if not left:
             return tokens
         tokens[left] = _inverted(weights[left], ends[left], [chances[row].point(round) for row in left])
     cut = nucleus(weights[left].flatten(1), [chances[row].top_p for row in left]).unflatten(1, (-1, _BLOCK))
-    ends = cut.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    tokens[left] = _inverted(cut, ends, [chances[row].point(_ROUNDS) for row in left])
+    tokens[left] = _inverted(cut, _ends(cut), [chances[row].point(_ROUNDS) for row in left])
     return tokens
 
 
-def is_in_nucleus(weights: Tensor, tokens: Tensor, top_ps: Sequence[float]) -> Tensor:
+def _ends(weights: Tensor) -> Tensor:
+    """Cumulated sums `[B, V / block]` at the end of each block."""
+    return weights.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+
+
+def _outside(rows: list[int], weights: Tensor, tokens: Tensor, totals: Tensor, chances: Sequence[Chance]) -> list[int]:
+    """Those of the rows whose tokens are not in their nucleus."""
+    if not rows:
+        return rows
+    own = weights if len(rows) == len(weights) else weights[rows]  # mostly all of them, and no copy then
+    is_inside = is_in_nucleus(own, tokens[rows], totals[rows], [chances[row].top_p for row in rows])
+    return [row for row, is_taken in zip(rows, is_inside.tolist(), strict=True) if not is_taken]
+
+
+def is_in_nucleus(weights: Tensor, tokens: Tensor, totals: Tensor, top_ps: Sequence[float]) -> Tensor:
     """Whether the tokens `[B]` belong to the smallest set of the likeliest that holds `top_p`: bool `[B]`.
 
-    Tokens as likely as the last one of the set belong to it, too. `weights [B, V / block, block]`.
+    Tokens as likely as the last one of the set belong to it, too. `weights [B, V / block, block]` add up to `totals`.
     """
     own = weights.flatten(1).gather(1, tokens.unsqueeze(1)).unsqueeze(2)
-    above = torch.where(weights > own, weights, 0.0).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
-    total = weights.sum(dim=-1).sum(dim=-1, dtype=torch.float64)
-    is_inside: Tensor = above < _column(top_ps, above).squeeze(1) * total
+    above = (weights * (weights > own)).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
+    is_inside: Tensor = above < _column(top_ps, totals).squeeze(1) * totals
     return is_inside
 
 

@@ -61,9 +61,10 @@ def _before_stop(sequence: Sequence, decode: Decode) -> str | None:
     parameters = sequence.sampling
     if not parameters.stop or len(sequence.output) < parameters.min_new_tokens:
         return None
-    is_first_look = len(sequence.output) <= max(1, parameters.min_new_tokens)
-    if not (is_first_look or any(stop in _tail(sequence, decode) for stop in parameters.stop)):
-        return None
+    if len(sequence.output) > max(1, parameters.min_new_tokens):  # looked at before
+        tail = _tail(sequence, decode)
+        if not any(stop in tail for stop in parameters.stop):
+            return None
     text = decode(sequence.output)
     places = [place for stop in parameters.stop if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None

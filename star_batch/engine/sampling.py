@@ -17,17 +17,15 @@ def next_tokens(logits: Tensor, sequences: Seq[Sequence], stop_ids: frozenset[in
     """One token id per sequence from float32 logits `[B, V]`; a row without finite logits gets an error.
 
     A row with choices has them weighed instead, on the host, and its token says nothing. All others are chosen on the
-    device, together: by one argmax, or by draws. The device is waited for once, or twice if there are choices.
+    device, together: by one argmax, or by draws. The device is waited for once, once more if there are choices, and
+    for rows with a `top_p` until all are drawn. Logits that may not be chosen yet are changed in place.
     """
-    best, indices = logits.max(dim=-1)
-    is_finite = best.isfinite()
     if early := _too_early(sequences, stop_ids):
-        places = torch.tensor(early, device=logits.device).unbind(1)
-        logits = logits.index_put(places, logits.new_tensor(-torch.inf))
-        best, indices = logits.max(dim=-1)
+        logits[torch.tensor(early, device=logits.device).unbind(1)] = -torch.inf
+    best, indices = logits.max(dim=-1)
     if chances := {row: _chance(sequence) for row, sequence in enumerate(sequences) if _is_drawn(sequence)}:
         indices[list(chances)] = draw(logits, best, chances)
-    tokens: list[int] = torch.where(is_finite, indices, _NONE).tolist()
+    tokens: list[int] = torch.where(best.isfinite(), indices, _NONE).tolist()
     for sequence, token in zip(sequences, tokens, strict=True):
         if token == _NONE:
             sequence.error = NotFinite("the model put out numbers that are not finite for this row")

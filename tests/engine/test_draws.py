@@ -79,7 +79,8 @@ def test_two_ways_to_know_a_nucleus_agree(tokens: int, seed: int, top_p: float) 
     weights = random_logits(1, tokens, seed).exp()
     blocks = torch.nn.functional.pad(weights, (0, -tokens % draws._BLOCK)).unflatten(1, (-1, draws._BLOCK))
     inside = nucleus(weights, [top_p])[0] > 0
-    asked = [bool(is_in_nucleus(blocks, torch.tensor([token]), [top_p])) for token in range(tokens)]
+    total = weights.sum(dim=1, dtype=torch.float64)
+    asked = [bool(is_in_nucleus(blocks, torch.tensor([token]), total, [top_p])) for token in range(tokens)]
     assert sum(one != other for one, other in zip(asked, inside.tolist(), strict=True)) <= 1  # rounding, at its edge
 
 
