@@ -52,6 +52,13 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_share(name: str, value: float) -> None:
+    """Raises:
+    ConfigError: it is no share from 0.0 to 1.0.
+    """
+    require(is_number(value) and 0.0 <= value <= 1.0, f"{name}={quoted(value)}: give a share from 0.0 to 1.0")
+
+
 def check_amount(name: str, value: int | float | None) -> None:
     """A number of tokens (int >= 1) or a retention (float in (0, 1]), or nothing.
 

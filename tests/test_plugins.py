@@ -154,8 +154,7 @@ WRONG = {
         "pruning.late_layer=2 belongs to method='star' or method='fastv', not to 'corners'"
     ),
     "{method: corner, keep: 4}": (
-        "pruning.method: expected 'none', 'random', 'stride', 'star', 'star_pro', 'vispruner', 'fastv', 'pyramiddrop', "
-        "'visionzip_unmerged', 'divprune', 'cdpruner' or 'corners', not 'corner'"
+        f"pruning.method: expected {', '.join(map(repr, METHODS.loaded))} or 'corners', not 'corner'"
     ),
 }
 

@@ -7,10 +7,7 @@ from typing import get_args
 from star_batch.bench.shapes import shape_named
 from star_batch.errors import ConfigError
 from star_batch.options import Dtype, EngineOptions, is_count
-from star_batch.pruning import METHODS, Pruning
-
-_CONTROLS = ("random", "stride")
-"""Beside every method: one that is no better than chance is not worth its cost."""
+from star_batch.pruning import CONTROLS, METHODS, Pruning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +106,8 @@ class Comparison:
         for keep in keeps:
             if isinstance(keep, int) and keep > num_visual:
                 raise ConfigError(f"keep={keep}: an image has {num_visual} visual tokens here")
-        methods = dict.fromkeys((*_CONTROLS, *self.methods)) if self.methods else ()
+        _, *controls = CONTROLS
+        methods = dict.fromkeys((*controls, *self.methods)) if self.methods else ()
         return [Pruning(), *(_pruning(method, keep) for method in methods for keep in keeps)]
 
     def engine_options(self, num_requests: int) -> EngineOptions:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from star_batch.demo.methods import CONTROLS, Asked
+from star_batch.demo.methods import Asked
 from star_batch.demo.rows import make_rows
 from star_batch.errors import ConfigError
 from star_batch.metrics import EngineStats
 from star_batch.options import Decoding, Dtype
-from star_batch.pruning import Pruning
+from star_batch.pruning import CONTROLS, Pruning
 from star_batch.records import Answer, Record, matches
 
 SEED = 7

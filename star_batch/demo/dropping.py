@@ -32,7 +32,7 @@ def draw_own(owners: Tensor, attention: Tensor, rng: random.Random) -> Drop:
     In every fifth batch nothing is left late. So the upper layers learn to live on what the text has taken over.
     """
     budget = rng.choice((18, 27, 36, 54, 72, 108, NUM_PATCHES))
-    early = rng.choice((lambda: _top(attention, budget), lambda: draw_keep(owners, rng)))()
+    early = _top(attention, budget) if rng.random() < 0.5 else draw_keep(owners, rng)
     layer, share = rng.choice((2, 3, 3, 3, 4, 5)), rng.choice((0.0, 1 / 6, 1 / 3, 1 / 3, 2 / 3))
     return Drop(early=early, late_share=share, late_layer=layer)
 

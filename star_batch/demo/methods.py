@@ -8,11 +8,8 @@ from star_batch.demo.scenes import NUM_PATCHES
 from star_batch.errors import ConfigError
 from star_batch.job_file import read_value
 from star_batch.options import check_amount, require
-from star_batch.pruning import METHODS, Pruning
+from star_batch.pruning import CONTROLS, METHODS, Pruning
 from star_batch.wording import quoted
-
-CONTROLS = ("none", "random", "stride")
-"""Always measured and first: a method is worth what it adds to them."""
 
 KEEPS = (72, 36, 18)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from star_batch.demo.compare import Line
-from star_batch.demo.methods import CONTROLS
+from star_batch.pruning import CONTROLS
 from star_batch.report.svg import COLOURS, apart, plot, standalone
 from star_batch.wording import amount, printable
 

@@ -7,7 +7,7 @@ line: here for one of ours, or `register_method(...)` in a plugin (`star_batch.p
 from star_batch.errors import ConfigError
 from star_batch.pruning.base import METHODS, Pruning, field_names, register_method
 from star_batch.pruning.cdpruner import CDPruner
-from star_batch.pruning.controls import NoPruning, RandomPruning, StridePruning
+from star_batch.pruning.controls import CONTROLS, NoPruning, RandomPruning, StridePruning
 from star_batch.pruning.divprune import DivPrune
 from star_batch.pruning.fastv import FastV
 from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens
@@ -46,6 +46,7 @@ def make_plan(pruning: Pruning, num_layers: int, num_visual: int, num_axes: int 
 
 
 __all__ = [
+    "CONTROLS",
     "METHODS",
     "CDPruner",
     "DivPrune",

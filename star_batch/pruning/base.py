@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, get_args
 from star_batch.errors import ConfigError
 from star_batch.options import STRICT, Positions, check_amount, is_number, one_of, require
 from star_batch.plugins import Registry
-from star_batch.pruning.plan import MassBudget, PruningPlan, resolve
+from star_batch.pruning.plan import EarlySelect, LateStep, MassBudget, PruningPlan, Schedule, resolve, throughout
 from star_batch.pruning.reading import read_by
 from star_batch.wording import quoted
 
@@ -126,6 +126,29 @@ class Pruning(metaclass=_ByMethod):
             ConfigError: the options do not fit such a decoder.
         """
         raise NotImplementedError
+
+    def planned(
+        self,
+        num_layers: int,
+        *,
+        schedule: Schedule = throughout,
+        early: EarlySelect | None = None,
+        late: tuple[LateStep, ...] = (),
+        is_per_record: bool = False,
+        reads_prompt: bool = False,
+    ) -> PruningPlan:
+        """A plan with these parts and what all methods share; without late steps every layer sees the same."""
+        return PruningPlan(
+            num_layers=num_layers,
+            schedule=schedule,
+            keep=self.keep,
+            budget=self.budget,
+            early=early,
+            late=late,
+            positions=self.positions,
+            is_per_record=is_per_record,
+            reads_prompt=reads_prompt,
+        )
 
     def check_plan(self, plan: PruningPlan, num_visual: int) -> None:
         """That the plan keeps what was asked for, of an image of `num_visual` tokens.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
-from star_batch.pruning.plan import PruningPlan, VisualTokens, throughout
+from star_batch.pruning.plan import PruningPlan, VisualTokens
 
 if TYPE_CHECKING:  # options are checked where torch is not
     from torch import Tensor
@@ -33,15 +33,7 @@ class CDPruner(Pruning):
     method: Literal["cdpruner"] = "cdpruner"
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=throughout,
-            keep=self.keep,
-            budget=self.budget,
-            early=_early,
-            positions=self.positions,
-            reads_prompt=True,
-        )
+        return self.planned(num_layers, early=_early, reads_prompt=True)
 
 
 def select_relevant(features: Tensor, relevance: Tensor, num_keep: int) -> Tensor:

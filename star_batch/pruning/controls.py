@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from star_batch.options import is_seed, require
 from star_batch.pruning.base import Pruning
-from star_batch.pruning.plan import EarlySelect, PruningPlan, VisualTokens, throughout
+from star_batch.pruning.plan import PruningPlan, VisualTokens
 from star_batch.wording import quoted
 
 if TYPE_CHECKING:  # options are checked where torch is not
     import torch
     from torch import Tensor
+
+CONTROLS = ("none", "random", "stride")
+"""What every method is compared with: one that is no better is not worth its cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class NoPruning(Pruning):
         require(self.keep_mass is None, "method='none' keeps every token: leave out keep_mass, or choose a method")
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(num_layers=num_layers, schedule=_everything, positions=self.positions)
+        return self.planned(num_layers, schedule=_everything)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class RandomPruning(Pruning):
         require(is_seed(self.seed), f"seed={quoted(self.seed)}: give a whole number from 0 to 2**63 - 1")
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return _plan_early(self, partial(_random, self.seed), num_layers, is_per_record=True)
+        return self.planned(num_layers, early=partial(_random, self.seed), is_per_record=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class StridePruning(Pruning):
     method: Literal["stride"] = "stride"
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return _plan_early(self, _stride, num_layers)
+        return self.planned(num_layers, early=_stride)
 
 
 def select_random(num_tokens: int, num_keep: int, seed: int) -> Tensor:
@@ -75,18 +78,6 @@ def select_stride(num_tokens: int, num_keep: int, device: torch.device | None = 
 
 def _everything(keep: int | float | None, num_visual: int) -> tuple[int, ...]:
     return (num_visual,)
-
-
-def _plan_early(pruning: Pruning, early: EarlySelect, num_layers: int, *, is_per_record: bool = False) -> PruningPlan:
-    return PruningPlan(
-        num_layers=num_layers,
-        schedule=throughout,
-        keep=pruning.keep,
-        budget=pruning.budget,
-        early=early,
-        positions=pruning.positions,
-        is_per_record=is_per_record,
-    )
 
 
 def _random(seed: int, tokens: VisualTokens, num_keep: int) -> Tensor:

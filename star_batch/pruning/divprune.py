@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
-from star_batch.pruning.plan import PruningPlan, VisualTokens, throughout
+from star_batch.pruning.plan import PruningPlan, VisualTokens
 
 if TYPE_CHECKING:  # options are checked where torch is not
     from torch import Tensor
@@ -24,14 +24,7 @@ class DivPrune(Pruning):
     method: Literal["divprune"] = "divprune"
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=throughout,
-            keep=self.keep,
-            budget=self.budget,
-            early=_early,
-            positions=self.positions,
-        )
+        return self.planned(num_layers, early=_early)
 
 
 def select_diverse(features: Tensor, num_keep: int) -> Tensor:

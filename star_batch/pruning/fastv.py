@@ -34,14 +34,8 @@ class FastV(Pruning):
 
     def plan(self, num_layers: int) -> PruningPlan:
         layer = at_depth(self.late_layer if self.late_layer is not None else _LAYER, num_layers)
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=Stages((layer, num_layers - layer), (1.0, 1.0), is_first_whole=True),
-            keep=self.keep,
-            budget=self.budget,
-            late=(LateStep(layer=layer, select=select_by_last_row),),
-            positions=self.positions,
-        )
+        schedule = Stages((layer, num_layers - layer), (1.0, 1.0), is_first_whole=True)
+        return self.planned(num_layers, schedule=schedule, late=(LateStep(layer=layer, select=select_by_last_row),))
 
 
 def select_by_last_row(attention: Tensor, num_keep: int) -> Tensor:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 from star_batch.pruning.base import Pruning
 from star_batch.pruning.fastv import select_by_last_row
 from star_batch.pruning.plan import LateStep, PruningPlan, resolve
-from star_batch.pruning.stages import Stages, at_depth
+from star_batch.pruning.stages import Stages, layers_at, lengths_of
 
 _DEPTHS = (0.25, 0.5, 0.75)
 _BISECTIONS = 60
@@ -30,15 +29,12 @@ class PyramidDrop(Pruning):
     method: Literal["pyramiddrop"] = "pyramiddrop"
 
     def plan(self, num_layers: int) -> PruningPlan:
-        layers = sorted({at_depth(depth, num_layers) for depth in _DEPTHS})  # fewer in a very shallow model
-        lengths = tuple(end - first for first, end in pairwise((0, *layers, num_layers)))
-        return PruningPlan(
-            num_layers=num_layers,
+        layers = layers_at(_DEPTHS, num_layers)
+        lengths = lengths_of(layers, num_layers)
+        return self.planned(
+            num_layers,
             schedule=partial(_schedule, lengths),
-            keep=self.keep,
-            budget=self.budget,
             late=tuple(LateStep(layer=layer, select=select_by_last_row) for layer in layers),
-            positions=self.positions,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 from star_batch.errors import ConfigError
 from star_batch.options import is_count, require
@@ -37,6 +37,16 @@ def at_depth(layer: int | float, num_layers: int) -> int:
     if not 1 <= layer < num_layers:
         raise ConfigError(f"late_layer={layer}: this model has {num_layers} layers; choose 1 to {num_layers - 1}")
     return layer
+
+
+def layers_at(depths: Sequence[float], num_layers: int) -> list[int]:
+    """The layers at these shares of the depth, rising; fewer where a shallow model has two at one place."""
+    return sorted({at_depth(depth, num_layers) for depth in depths})
+
+
+def lengths_of(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """How many layers there are before, between and after cuts that hold from `layers` on."""
+    return tuple(end - first for first, end in pairwise((0, *layers, num_layers)))
 
 
 @dataclass(frozen=True, slots=True)

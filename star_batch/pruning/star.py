@@ -73,14 +73,11 @@ class StarPruning(Pruning):
             ConfigError: the late layer does not exist.
         """
         layer = at_depth(self.late_layer if self.late_layer is not None else num_layers // 2, num_layers)
-        return PruningPlan(
-            num_layers=num_layers,
+        return self.planned(
+            num_layers,
             schedule=partial(_early_and_late, self, num_layers, layer),
-            keep=self.keep,
-            budget=self.budget,
             early=_EARLY[self.early_scores],
             late=(LateStep(layer=layer, select=_LATE[self.late_scores]),),
-            positions=self.positions,
         )
 
     def check_plan(self, plan: PruningPlan, num_visual: int) -> None:

@@ -15,13 +15,12 @@ counted anew).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
 from star_batch.pruning.plan import LateStep, PruningPlan, VisualTokens
-from star_batch.pruning.stages import Stages, at_depth
+from star_batch.pruning.stages import Stages, layers_at, lengths_of
 from star_batch.pruning.star import select_late
 
 if TYPE_CHECKING:  # options are checked where torch is not
@@ -38,16 +37,13 @@ class StarPro(Pruning):
     method: Literal["star_pro"] = "star_pro"
 
     def plan(self, num_layers: int) -> PruningPlan:
-        layers = sorted({at_depth(depth, num_layers) for depth in _DEPTHS})  # one only in a model of two layers
-        lengths = tuple(end - first for first, end in pairwise((0, *layers, num_layers)))
-        return PruningPlan(
-            num_layers=num_layers,
+        layers = layers_at(_DEPTHS, num_layers)
+        lengths = lengths_of(layers, num_layers)
+        return self.planned(
+            num_layers,
             schedule=Stages(lengths, _SHARES[: len(lengths)]),
-            keep=self.keep,
-            budget=self.budget,
             early=_early,
             late=tuple(LateStep(layer=layer, select=select_late) for layer in layers),
-            positions=self.positions,
         )
 
 

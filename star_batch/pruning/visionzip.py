@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from star_batch.options import is_number, require
+from star_batch.options import check_share
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
 from star_batch.pruning.controls import select_stride
-from star_batch.pruning.plan import PruningPlan, VisualTokens, throughout
-from star_batch.wording import quoted
+from star_batch.pruning.plan import PruningPlan, VisualTokens
 
 if TYPE_CHECKING:  # options are checked where torch is not
     from torch import Tensor
@@ -33,19 +32,10 @@ class VisionZipUnmerged(Pruning):
     dominant_ratio: float = _DOMINANT
 
     def check(self) -> None:
-        ratio = self.dominant_ratio
-        is_share = is_number(ratio) and 0.0 <= ratio <= 1.0
-        require(is_share, f"dominant_ratio={quoted(ratio)}: give a share from 0.0 to 1.0")
+        check_share("dominant_ratio", self.dominant_ratio)
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=throughout,
-            keep=self.keep,
-            budget=self.budget,
-            early=partial(_early, dominant_ratio=self.dominant_ratio),
-            positions=self.positions,
-        )
+        return self.planned(num_layers, early=partial(_early, dominant_ratio=self.dominant_ratio))
 
 
 def select_dominant(attention: Tensor, num_keep: int, dominant_ratio: float = _DOMINANT) -> Tensor:

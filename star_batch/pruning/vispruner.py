@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from star_batch.options import is_number, require
+from star_batch.options import check_share
 from star_batch.pruning import scores
 from star_batch.pruning.base import Pruning
-from star_batch.pruning.plan import PruningPlan, VisualTokens, throughout
-from star_batch.wording import quoted
+from star_batch.pruning.plan import PruningPlan, VisualTokens
 
 if TYPE_CHECKING:  # options are checked where torch is not
     from torch import Tensor
@@ -30,19 +29,10 @@ class VisPruner(Pruning):
     important_ratio: float = 0.5
 
     def check(self) -> None:
-        ratio = self.important_ratio
-        is_share = is_number(ratio) and 0.0 <= ratio <= 1.0
-        require(is_share, f"important_ratio={quoted(ratio)}: give a share from 0.0 to 1.0")
+        check_share("important_ratio", self.important_ratio)
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=throughout,
-            keep=self.keep,
-            budget=self.budget,
-            early=partial(_early, important_ratio=self.important_ratio),
-            positions=self.positions,
-        )
+        return self.planned(num_layers, early=partial(_early, important_ratio=self.important_ratio))
 
 
 def select(attention: Tensor, features: Tensor, num_keep: int, important_ratio: float = 0.5) -> Tensor:

@@ -9,7 +9,7 @@ from star_batch.records import matches
 
 MAX_CARDS = 12
 MAX_WRONG = 4
-_LATE, _STEP = 0.68, 0.09  # opacity of what the last late stage dropped, and of one stage before it more
+_LAST, _FIRST = 0.68, 0.9  # opacity of what the last late stage dropped, and of what the first of several did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +66,14 @@ class Sample:
     @property
     def dropped_late(self) -> str:
         """Tokens that only the first layers saw."""
-        return self._path(set(self.kept[0]) - set(self.kept[-1])) if self.kept else ""
+        return "".join(path for _, path in self.late_stages)
 
     @property
     def late_stages(self) -> list[tuple[float, str]]:
         """What each late stage dropped, as a path, with an opacity: the earlier it went, the less is seen of it."""
-        num_stages = len(self.kept) - 1
-        pairs = enumerate(pairwise(self.kept))
-        return [(_LATE + _STEP * (num_stages - 1 - n), self._path({*was} - {*stays})) for n, (was, stays) in pairs]
+        paths = [self._path({*was} - {*stays}) for was, stays in pairwise(self.kept)]
+        step = (_FIRST - _LAST) / max(1, len(paths) - 1)
+        return [(_LAST + step * number, path) for number, path in zip(reversed(range(len(paths))), paths, strict=True)]
 
     @property
     def outline(self) -> str:

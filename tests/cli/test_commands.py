@@ -10,6 +10,7 @@ import pytest
 
 from star_batch import __version__, cli
 from star_batch.cli.exits import EXIT_CODES
+from star_batch.pruning import METHODS
 from tests.cli.jobs import invoke
 from tests.pipeline.samples import rows, write
 
@@ -54,7 +55,7 @@ def completed(line: str, folder: Path) -> list[str]:
 def test_a_shell_offers_what_fits(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", rows(2))
     assert completed("star-batch ver", tmp_path) == ["verify"]
-    assert completed("star-batch run --method s", tmp_path) == ["stride", "star", "star_pro"]
+    assert completed("star-batch run --method s", tmp_path) == [name for name in METHODS if name.startswith("s")]
     assert completed("star-batch run --log-format ", tmp_path) == ["text", "json"]
     assert completed("star-batch run --input in.parquet --prompt-column q", tmp_path) == ["question"]
     assert completed("star-batch run --input absent.parquet --prompt-column q", tmp_path) == []

@@ -16,9 +16,8 @@ import pytest
 
 from star_batch.cli import comparison, demo
 from star_batch.demo.compare import Measured, held_out
-from star_batch.demo.methods import CONTROLS
 from star_batch.errors import ConfigError, Interrupted, OutputError
-from star_batch.pruning import METHODS, Pruning
+from star_batch.pruning import CONTROLS, METHODS, Pruning
 from star_batch.report.gallery import MAX_CARDS
 from tests.cli.jobs import Pipeline, invoke
 

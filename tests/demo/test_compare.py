@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from star_batch.demo.compare import Gain, Line, Measured, compare, num_lines
-from star_batch.demo.methods import CONTROLS, KEEPS, Asked, budgets_of, every_method, methods_of, parse_method
+from star_batch.demo.methods import KEEPS, Asked, budgets_of, every_method, methods_of, parse_method
 from star_batch.errors import ConfigError
-from star_batch.pruning import METHODS, Pruning, register_method
+from star_batch.pruning import CONTROLS, METHODS, Pruning, register_method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

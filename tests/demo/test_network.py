@@ -78,8 +78,8 @@ def test_a_pair_alone_keeps_late_what_the_engine_keeps() -> None:
 
 
 @torch.no_grad()
-def test_each_pair_keeps_its_own_late_tokens(model: LlavaForConditionalGeneration) -> None:
-    """What a pair dropped changes nothing in its answer from the cut on, whatever others kept."""
+def test_a_late_share_lies_between_everything_and_nothing(model: LlavaForConditionalGeneration) -> None:
+    """A cut to everything changes nothing; one to a tenth is neither that nor a cut to nothing."""
     packed = pack(SCENES, ASKED)
     features = look(model, packed.pixels).features
     drop = Drop(early=ALL, late_share=0.1, late_layer=3)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from star_batch.errors import ConfigError
 from star_batch.pruning import Pruning, PruningPlan, VisualTokens, register_method
-from star_batch.pruning.plan import throughout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +25,7 @@ class Corners(Pruning):
             raise ConfigError(f"ends={self.ends}: a picture has two ends, give a part of it")
 
     def plan(self, num_layers: int) -> PruningPlan:
-        return PruningPlan(
-            num_layers=num_layers,
-            schedule=throughout,
-            keep=self.keep,
-            budget=self.budget,
-            early=partial(_corners, ends=self.ends),
-            positions=self.positions,
-        )
+        return self.planned(num_layers, early=partial(_corners, ends=self.ends))
 
 
 def _corners(tokens: VisualTokens, num_keep: int, ends: float) -> Tensor:

@@ -76,9 +76,7 @@ def test_a_name_that_nobody_knows_is_refused_with_what_the_method_has() -> None:
 
 @pytest.mark.parametrize("method", ["stars", "", 3, None, ["star"]])
 def test_a_method_that_nobody_knows_is_refused(method: Any) -> None:
-    with pytest.raises(
-        ConfigError, match="is not known; choose one of none, random, stride, star, star_pro, vispruner"
-    ):
+    with pytest.raises(ConfigError, match="is not known; choose one of none, random, stride, star, "):
         Pruning(method=method, keep=3)
 
 
@@ -123,7 +121,7 @@ def test_pydantic_names_each_key_that_is_wrong() -> None:
     ("section", "message"),
     [
         (7, "pruning: expected a section with keys, not 7"),
-        ({"method": 7}, "pruning.method: expected 'none', 'random', 'stride', 'star', 'star_pro', 'vispruner', "),
+        ({"method": 7}, "pruning.method: expected 'none', 'random', 'stride', 'star', "),
         ({"method": "star", "keep": 4, "late_layer": "2"}, "pruning.late_layer: expected a whole number or a number, "),
         ({"method": "star", "keep": 4, "late_layer": 0}, "pruning.late_layer=0: give a layer number of 1 or more"),
         ({"method": "star", "keep": 4, "early_scores": "x"}, "expected 'encoder' or 'features', not 'x'"),
