@@ -4,13 +4,16 @@ A local Ray is started unless an address is given, here or by `RAY_ADDRESS`, and
 """
 
 import contextlib
+import gc
 import logging
 import math
 import os
 import re
 import socket
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import ray
@@ -52,7 +55,7 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[bool]:
         ClusterError: no Ray answers at the address.
     """
     if ray.is_initialized():
-        with _quiet(verbose):
+        with _quiet(verbose), _actors_released():
             yield False
         return
     is_own = starts_own(cluster)
@@ -65,6 +68,38 @@ def connected(cluster: Cluster, *, verbose: bool) -> Iterator[bool]:
             yield is_own
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _actors_released() -> Iterator[None]:
+    """What a job started on a Ray that stays goes with the job, though the caller may keep its error for long.
+
+    Ray Data ends actors by letting go of them, and the frames of an error's traceback hold on: GPUs would stay taken.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for frame in _frames(error):
+            with contextlib.suppress(RuntimeError):  # of one that is still at work
+                frame.clear()
+        gc.collect()  # a plan and its thread refer to each other
+        raise
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    """Of an error, of all that it was raised from or beside, and their callers': Ray Data cuts tracebacks short."""
+    errors: list[BaseException] = []
+    frames: list[FrameType] = []
+    todo: list[object] = [error]
+    while todo:
+        one = todo.pop()
+        if not isinstance(one, BaseException) or any(one is other for other in errors):
+            continue
+        errors.append(one)
+        todo += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            frames += [caller for caller, _ in traceback.walk_stack(frame)]
+    return frames
 
 
 def starts_own(cluster: Cluster) -> bool:

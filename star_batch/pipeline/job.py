@@ -278,16 +278,20 @@ def _execute(job: _Job, work: Work, kept: Sequence[Commit], total: int) -> None:
         # Only now: what an earlier run has left is as it was if there is no Ray.
         _begin(job, work.epoch, kept, total)
         amend(job.output, {"cluster": shown_resources()})
-        monitor = start_monitor()
-        recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
 
         def tell(progress: Progress) -> None:
             remarks.progressed(progress.rows_done)
             job.on_progress(progress)
 
-        reporter = Reporter(monitor=monitor, on_progress=tell, before=num_before, total=total)
-        with recorder, reporter:
-            answer_all(replace(work, monitor=monitor, is_own_ray=is_own_ray))
+        _answer(job, replace(work, is_own_ray=is_own_ray), tell, before=num_before, total=total)
+
+
+def _answer(job: _Job, work: Work, tell: OnProgress, *, before: int, total: int) -> None:
+    """Watched by a monitor, which ends with this function."""
+    monitor = start_monitor()
+    recorder = Recorder(output=job.output, run=work.epoch.number, totals=lambda: read_totals(monitor))
+    with recorder, Reporter(monitor=monitor, on_progress=tell, before=before, total=total):
+        answer_all(replace(work, monitor=monitor))
 
 
 def _how_to_go_on(config: JobConfig) -> str:

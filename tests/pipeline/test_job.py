@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def test_a_second_run_goes_on_where_the_first_one_failed(tmp_path: Path) -> None
     config = job(tmp_path / "in.parquet", tmp_path / "out", cluster={"windows": 1}, output=at_once)
     with pytest.raises(ClusterError, match=r"^RuntimeError: device-side assert triggered$"):
         run(config, backend=FAKE)
+    until_nothing_works()
     commits = {path.name: path.read_bytes() for path in (tmp_path / "out" / "_commits").iterdir()}
     done = sum(json.loads(commit)["rows"] for commit in commits.values())
     assert 0 < done < 100
@@ -244,6 +246,42 @@ def test_a_complete_output_is_left_as_it_is_until_there_are_new_rows(
         run(job(tmp_path / "in", tmp_path / "out", decoding={"max_new_tokens": 3}), backend=FAKE)
     other = job(tmp_path / "in", tmp_path / "out", decoding={"max_new_tokens": 3}, output={"overwrite": True})
     assert run(other, backend=FAKE).rows == 15
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("fake_ray")
+def test_a_failed_job_leaves_nothing_running_on_a_ray_that_stays(tmp_path: Path) -> None:
+    """A notebook keeps the error, and with it all that its frames refer to."""
+    records = rows(10)
+    records[9]["question"] = f"{EXPLODE}{tmp_path / 'trouble'}"
+    (tmp_path / "trouble").touch()
+    write(tmp_path / "in.parquet", records)
+    kept = []
+    for model in ("broken", "fake"):
+        with pytest.raises((ModelError, ClusterError)) as caught:
+            run(job(tmp_path / "in.parquet", tmp_path / model, model={"name": model}), backend=FAKE)
+        kept.append(caught)
+    until_nothing_works()
+    assert not names_of_actors() & {"EngineActor", "Monitor", "Coordinator"}
+    assert len(kept) == 2
+
+
+def until_nothing_works() -> None:
+    """A task that was told to stop may still commit its window."""
+    import ray
+
+    ends = time.monotonic() + 60
+    while ray.available_resources()["CPU"] < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < ends, names_of_actors()
+        time.sleep(0.1)
+
+
+def names_of_actors() -> set[str]:
+    """Of those that are alive, without what Ray Data has wrapped around them."""
+    import ray
+
+    alive = (actor for actor in ray._private.state.actors().values() if actor["State"] != "DEAD")
+    return {actor["ActorClassName"].removeprefix("MapWorker(MapBatches(").rstrip(")") for actor in alive}
 
 
 @pytest.mark.ray
