@@ -4,10 +4,9 @@ What computes is imported when it is needed: `--help` does not wait for torch.
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,15 +14,13 @@ from typer.core import TyperCommand, TyperGroup
 
 from star_batch.bench.comparison import Comparison
 from star_batch.bench.shapes import SHAPES
-from star_batch.errors import ConfigError
+from star_batch.bench.typed import comparison_of, values_of
 
-T = TypeVar("T")
 Body = Callable[..., None]
 
 DEFAULT_OUTPUT = Path("star-batch-bench")
 REQUESTS, MIX_REQUESTS, MIX_SLOTS = 64, 16384, 64
 NATIVE_REQUESTS, NATIVE_SLOTS = 512, 32
-GENERATE_BATCHES = (1, 16, 32)
 TABLE_WIDTH = 100
 
 
@@ -72,7 +69,7 @@ def bench_group(
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for body in (compare, mix, native, sampling, scale):
+    for body in (compare, decode, mix, native, sampling, scale):
         app.command(cls=command, epilog=epilog)(wrapped(body))
     return app
 
@@ -81,9 +78,10 @@ _HELP = """
 Measure it: speed and accuracy, side by side.
 
 \b
-On a CPU; with accuracy; how full batches are; sampling; the pipeline alone:
+On a CPU; accuracy; large images; full batches; sampling; the pipeline:
   star-batch bench compare --shape 94m --requests 32 --answer-tokens 16
   star-batch bench compare --model demo --requests 256 --answer-tokens 8
+  star-batch bench decode
   star-batch bench mix
   star-batch bench native
   star-batch bench sampling
@@ -128,7 +126,24 @@ def compare(
       star-batch bench compare --shape 94m --requests 32 --answer-tokens 16
       star-batch bench compare --model demo --requests 256 --answer-tokens 8
     """
-    _compare(_console(), _teller(quiet), _comparison(context.params), output, wide=wide)
+    _compare(_console(), _teller(quiet), comparison_of(context.params), output, wide=wide)
+
+
+def decode(
+    width: Annotated[int, _count("Pixels of the image.")] = 4000,
+    height: Annotated[int, _count("Pixels of the image.")] = 3000,
+    seed: Annotated[int, _text("N", "Of the image.")] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """What input.decode: fast saves on a large JPEG. No model."""
+    from star_batch.bench.decoding import measure_decoding
+    from star_batch.bench.table import decoding_table
+
+    num_bytes, costs = measure_decoding(width, height, seed)
+    out = _console()
+    out.print(f"a JPEG of {width:,} x {height:,} pixels and {num_bytes:,} bytes, to a picture", soft_wrap=True)
+    out.print(decoding_table(costs))
 
 
 def mix(
@@ -200,7 +215,7 @@ def scale(
     from star_batch.bench.table import scale_table
 
     options = ScaleOptions(
-        actors=_list(actors, int, "actors"), rate=actor_rate, seconds=seconds, rows_per_window=window
+        actors=values_of(actors, int, "actors"), rate=actor_rate, seconds=seconds, rows_per_window=window
     )
     points, out = measure_scale(options, output / "scale", _teller(quiet)), _console()
     out.print(scale_table(points))
@@ -212,19 +227,6 @@ def _teller(quiet: bool) -> Callable[[str], None]:
     """Says how far it is, beside the results."""
     err = Console(markup=False, highlight=False, stderr=True)
     return (lambda _: None) if quiet else (lambda line: err.print(line, soft_wrap=True))
-
-
-def _comparison(given: Mapping[str, Any]) -> Comparison:
-    """What was typed, as a comparison."""
-    parsed = {
-        "methods": _list(given["methods"], str, "methods"),
-        "keeps": None if given["keep"] is None else _list(given["keep"], _amount, "keep"),
-        "answer_tokens": _list(given["answer_tokens"], int, "answer-tokens"),
-        "generate_batches": _batches(given["generate_batches"], given["requests"]),
-        "prompt_words": _range(given["prompt_words"]),
-    }
-    names = {field.name for field in fields(Comparison)}
-    return Comparison(**{name: value for name, value in given.items() if name in names} | parsed)
 
 
 def _console() -> Console:
@@ -256,33 +258,3 @@ def _compare(out: Console, say: Callable[[str], None], comparison: Comparison, o
     out.print()
     for file in written:
         out.print(str(file), soft_wrap=True)
-
-
-def _batches(text: str | None, num_requests: int) -> tuple[int, ...]:
-    if text is not None:
-        return _list(text, int, "generate-batches")
-    return tuple(batch for batch in GENERATE_BATCHES if batch <= num_requests)
-
-
-def _list(text: str, kind: Callable[[str], T], name: str) -> tuple[T, ...]:
-    """`64,192` and the like; nothing is an empty list."""
-    try:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"--{name} {text!r}: give values with commas between them") from None
-
-
-def _amount(text: str) -> int | float:
-    """A number of tokens if it is written as one (`64`), a share if not (`0.25`)."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _range(text: str) -> tuple[int, int]:
-    least, _, most = text.partition(":")
-    try:
-        return int(least), int(most or least)
-    except ValueError:
-        raise ConfigError(f"--prompt-words {text!r}: give the least and the most, such as 8:48") from None

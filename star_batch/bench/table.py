@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from star_batch.bench.decoding import Cost
 from star_batch.bench.mix import Outcome, TimedOutcome
 from star_batch.bench.results import STAGES, Point, Row
 
@@ -63,6 +64,24 @@ def native_table(outcomes: Iterable[TimedOutcome]) -> Table:
     """The same, and how fast the rows came out."""
     cells = ([*_mix_cells(outcome.batches), _rate(outcome.rows_per_second)] for outcome in outcomes)
     return _grid("Mixed shapes", (*_MIX_NAMES, "rows/s"), cells)
+
+
+def decoding_table(costs: Iterable[Cost]) -> Table:
+    """Milliseconds of an image, and what the difference is."""
+    names = ("image processor", "exact ms", "fast ms", "times as fast", "sides divided by", "levels apart", "mean")
+    cells = (
+        [
+            cost.processor,
+            f"{1000 * cost.exact:.3g}",
+            f"{1000 * cost.fast:.3g}",
+            f"{cost.exact / cost.fast:.2f}",
+            str(cost.divided_by),
+            str(cost.most),
+            f"{cost.mean:.2f}",
+        ]
+        for cost in costs
+    )
+    return _grid("Decoding", names, cells)
 
 
 def sampling_table(ways: Iterable[Way], rows: int, vocabulary: int) -> Table:

@@ -105,6 +105,8 @@ def fingerprint_of(
     }
     if set(config.input.keep_columns) & set(ANSWER_SCHEMA.names):  # elsewhere no name depends on it
         sections["input"] |= {"keep_prefix": config.input.keep_prefix}
+    if config.input.decode != "exact":  # what there was before there was a choice
+        sections["input"] |= {"decode": config.input.decode}
     if labels:  # an output of numbers does not go on with names
         sections["input"] |= {"labels": list(labels)}
     # A round trip through JSON, so that parts read back from a file compare equal.

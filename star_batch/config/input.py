@@ -71,6 +71,8 @@ class Input(Section):
     `image_roots`: folders whose files rows may name; None: the input's file system and object stores. Files below a
     folder given as `path` or below the folder of the row's own file are always open to them (real paths are compared);
     what is local never to rows from elsewhere, unless it is named here.
+    `decode`: `fast` decodes a JPEG at a half, a quarter or an eighth of its sides where what is left is at least twice
+    what the checkpoint wants; colours differ by a few of 255 levels from `exact`, and so may answers.
     `max_image_bytes`, `image_seconds`: how large one image may be, wherever it is, and how long one try to read a file
     or an object may take. What is larger or later becomes an error row. `fetch` has limits of its own.
     `fetch`: which images may come from the web.
@@ -107,6 +109,7 @@ class Input(Section):
     limit: int | None = Field(default=None, ge=1)
     duplicates: Literal["refuse", "first"] = "refuse"
     vanished: Literal["refuse", "keep"] = "refuse"
+    decode: Literal["exact", "fast"] = "exact"
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=MAX_IMAGE_PIXELS)
     max_image_bytes: int = Field(default=67_108_864, ge=1)
     image_seconds: float = Field(default=120.0, gt=0.0)

@@ -53,9 +53,16 @@ class _Measuring:
     preprocessor: Preprocessor
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
-    def picture(self, image: Image.Image) -> Picture:
-        self.sizes.append(image.size)
-        return self.preprocessor.picture(image)
+    def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture:
+        self.sizes.append(size or image.size)
+        return self.preprocessor.picture(image, size)
+
+    @property
+    def can_shrink(self) -> bool:
+        return self.preprocessor.can_shrink
+
+    def shrink(self, size: tuple[int, int]) -> int:
+        return self.preprocessor.shrink(size)
 
 
 def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:

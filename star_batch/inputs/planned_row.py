@@ -34,9 +34,14 @@ _PROBLEMS = {error.kind: error for error in (ImageMissing, ImageTooLarge, ImageU
 
 
 class PictureMaker(Protocol):
-    """What this stage needs of a checkpoint."""
+    """What this stage needs of a checkpoint; see `models.Preprocessor`."""
 
-    def picture(self, image: Image.Image) -> Picture: ...
+    @property
+    def can_shrink(self) -> bool: ...
+
+    def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture: ...
+
+    def shrink(self, size: tuple[int, int]) -> int: ...
 
 
 class PreparedPicture:
@@ -72,11 +77,15 @@ class PreparedPicture:
     def _decode(self) -> dict[str, object]:
         if not self._fetched.data:
             raise ImageMissing("no image")
-        image = images.decode(
-            self._fetched.data, max_pixels=self._input.max_image_pixels, quote=self._fetched.may_quote
-        )
-        picture = self._preprocessor.picture(image)
+        picture = self._picture(self._fetched.data)
         return {"pixels": picture.views.tobytes(), "shape": picture.views.shape, "size": picture.size}
+
+    def _picture(self, data: bytes) -> Picture:
+        most, quote = self._input.max_image_pixels, self._fetched.may_quote
+        if self._input.decode == "exact":
+            return self._preprocessor.picture(images.decode(data, max_pixels=most, quote=quote))
+        image, size = images.decode_smaller(data, self._preprocessor.shrink, max_pixels=most, quote=quote)
+        return self._preprocessor.picture(image, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from star_batch.errors import ImageTooLarge, ImageUnreadable
 from star_batch.models.checkpoint import first_line
+from star_batch.models.shrinking import can_shrink, shrink
 from star_batch.records import Picture
 
 _MAX_ASPECT = 100
@@ -46,8 +47,22 @@ class ImageProcessor:
         """A photograph of common size as this checkpoint sees it, for sizing what depends on pictures."""
         return self.picture(Image.new("RGB", _TYPICAL_SIZE))
 
-    def picture(self, image: Image.Image) -> Picture:
+    @property
+    def can_shrink(self) -> bool:
+        """Whether large images may be decoded smaller; see `shrink`."""
+        return can_shrink(self._images)
+
+    def shrink(self, size: tuple[int, int]) -> int:
+        """By how much both sides of an upright image of `size` (width, height) may be divided before `picture`.
+
+        A size that is refused there is left as it is.
+        """
+        return shrink(self._images, size) if max(size) <= _MAX_ASPECT * min(size) else 1
+
+    def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture:
         """An upright RGB image, resized, cropped or tiled as the checkpoint wants it.
+
+        `size`: (width, height) before it was decoded smaller; its own if it was not.
 
         Raises:
             ImageTooLarge: so long and thin that resizing its short side would make it huge.
@@ -60,7 +75,8 @@ class ImageProcessor:
             views = np.ascontiguousarray(self._views(found), dtype=np.uint8)
         except Exception as error:
             raise ImageUnreadable(f"the checkpoint's image processor cannot take it: {first_line(error)}") from error
-        return Picture(views, (image.height, image.width))
+        width, height = size or image.size
+        return Picture(views, (height, width))
 
     def _views(self, found: Any) -> NDArray[Any]:
         """The image processor's output as `[V, height, width, 3]`, whichever form it has."""

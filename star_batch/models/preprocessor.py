@@ -65,9 +65,18 @@ class Preprocessor:
             _fall_back(checkpoint, config.model_type, reason)
         return cls(tokenizer=tokenizer, images=images, image_token=image_token, template=template)
 
-    def picture(self, image: Image.Image) -> Picture:
+    def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture:
         """An upright RGB image as the checkpoint wants it; see `ImageProcessor.picture`."""
-        return self._pixels.picture(image)
+        return self._pixels.picture(image, size)
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether large images may be decoded smaller; see `shrink`."""
+        return self._pixels.can_shrink
+
+    def shrink(self, size: tuple[int, int]) -> int:
+        """By how much both sides of an image may be divided while it is decoded; see `ImageProcessor.shrink`."""
+        return self._pixels.shrink(size)
 
     @property
     def typical(self) -> Picture:

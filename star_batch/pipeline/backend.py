@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
+from star_batch.errors import ConfigError
 from star_batch.inputs.planned_row import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
@@ -88,7 +89,7 @@ def identify(job: JobConfig) -> Mapping[str, str]:
 
     Raises:
         ModelError: there is no such checkpoint, its family is not supported, or it cannot be loaded.
-        ConfigError: the pruning does not fit it; better said now than by every actor.
+        ConfigError: the pruning or `input.decode` does not fit it; better said now than by every actor.
     """
     from star_batch.models import check, family_of
     from star_batch.pruning import make_plan
@@ -100,9 +101,18 @@ def identify(job: JobConfig) -> Mapping[str, str]:
     layers, num_visual = config.text_config.num_hidden_layers, family.num_visual_of(config)
     make_plan(job.pruning, layers, num_visual, family.num_axes)
     check(checkpoint)
+    if job.input.decode == "fast":
+        _check_shrinking(model)
     if checkpoint.is_local:
         return digests(Path(checkpoint.source))
     return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}
+
+
+def _check_shrinking(model: Model) -> None:
+    if not load_preprocessor(model).can_shrink:
+        raise ConfigError(
+            "input.decode: fast is not known to work with this checkpoint's image processor: set input.decode: exact"
+        )
 
 
 def generation(job: JobConfig) -> Generation:

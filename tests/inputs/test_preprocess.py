@@ -1,9 +1,11 @@
+import io
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from star_batch import images
 from star_batch.config import Input
@@ -24,7 +26,9 @@ TYPES = {
 }
 
 
-def prepare(path: Path, records: list[dict[str, Any]], types: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+def prepare(
+    path: Path, records: list[dict[str, Any]], types: dict[str, Any], load: Any = FakePreprocessor, **more: Any
+) -> list[dict[str, Any]]:
     schema = pa.schema([(name, types[name]) for name in types if any(name in record for record in records)])
     config: Input = input_config(write(path / "in" / "a.parquet", records, schema), **more)
     plan = plan_input(config)
@@ -32,7 +36,7 @@ def prepare(path: Path, records: list[dict[str, Any]], types: dict[str, Any], **
         input=config,
         schema=plan.schema,
         sources=Sources.of(config, plan.root, only_names=plan.only_names),
-        load=FakePreprocessor,
+        load=load,
     )
     tables = [stage(table) for group in plan.pieces for table in read_rows(plan, group)]
     return [row for table in tables for row in table.to_pylist()]
@@ -56,6 +60,27 @@ def test_a_good_row(tmp_path: Path) -> None:
     assert row["error"] is None
     assert row["error_type"] is None
     assert row["decode_seconds"] > 0
+
+
+def test_large_images_are_decoded_smaller_where_the_job_wants_it(tmp_path: Path) -> None:
+    given: list[tuple[tuple[int, int], object]] = []
+
+    class Noting(FakePreprocessor):
+        def shrink(self, size: tuple[int, int]) -> int:
+            return 4
+
+        def picture(self, image: Any, size: tuple[int, int] | None = None) -> Any:
+            given.append((image.size, size))
+            return super().picture(image, size)
+
+    file = io.BytesIO()
+    Image.new("RGB", (400, 300), (9, 9, 9)).save(file, "JPEG")
+    records = [{"image": data, "question": "q"} for data in (file.getvalue(), png(7), b"broken")]
+    for decode in ("exact", "fast"):
+        rows = prepare(tmp_path / decode, records, TYPES, load=Noting, decode=decode)
+        assert [colour(row) for row in rows[:2]] == [9, 7]
+        assert [row["error_type"] for row in rows] == [None, None, "image_unreadable"]
+    assert given == [((400, 300), None), ((12, 10), None), ((100, 75), (400, 300)), ((12, 10), (12, 10))]
 
 
 def test_dates_that_python_has_not_are_carried_along_and_written_as_arrow_does(tmp_path: Path) -> None:
@@ -187,7 +212,7 @@ def test_several_images_of_one_row(tmp_path: Path) -> None:
 
 def test_a_failure_that_is_no_rows_fault_rises(tmp_path: Path) -> None:
     class Broken(FakePreprocessor):
-        def picture(self, image: Any) -> Any:
+        def picture(self, image: Any, size: Any = None) -> Any:
             raise RuntimeError("wrong processor")
 
     config = input_config(

@@ -63,7 +63,12 @@ def die(order: str) -> None:
 class FakePreprocessor:
     """Every image becomes `SIDE` x `SIDE` pixels."""
 
-    def picture(self, image: Image.Image) -> Picture:
+    can_shrink = False
+
+    def shrink(self, size: tuple[int, int]) -> int:
+        return 1
+
+    def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture:
         if image.size == DEADLY_SIZE:
             _read_nothing()
         return Picture(np.asarray(image.resize((SIDE, SIDE)), dtype=np.uint8)[None], (image.height, image.width))
