@@ -35,7 +35,8 @@ class Record:
 
     `image` is encoded bytes, a path, a PIL image, or a picture that a preprocessor has made; or a list of these.
     `prompt` is the user's words, rendered with the checkpoint's chat template; with `raw` it is the
-    whole text, with the checkpoint's image token where each image goes.
+    whole text, with the checkpoint's image token where each image goes. `system` goes before them, where the chat
+    template has it.
     `max_new_tokens`, `temperature`, `top_p` and `seed` override the job's, `stop` adds to it; no stop token is taken
     before `min_new_tokens`.
     With `choices` the answer is always one of them; with `with_kept` it says which visual tokens were kept.
@@ -49,6 +50,7 @@ class Record:
     choices: tuple[str, ...] | None = None
     stop: tuple[str, ...] = ()
     raw: bool = False
+    system: str | None = None
     with_kept: bool = False
     temperature: float | None = None
     top_p: float | None = None

@@ -77,6 +77,7 @@ def run(
     keep: Keep = None,
     prompt_column: Annotated[str | None, column("Questions, one per row.")] = None,
     prompt: Annotated[str | None, text("TEXT", "One question for all rows; {column} is filled in.")] = None,
+    system: Annotated[str | None, text("TEXT", "System prompt for all rows.")] = None,
     questions: Questions = None,
     choices: Choices = None,
     keep_columns: KeepColumns = None,

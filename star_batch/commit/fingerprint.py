@@ -48,6 +48,7 @@ _ONCE_SHARED = {
 
 # Options that came later, with what had always been done: they count where they say something else.
 _CAME_LATER = {"late_scores": "mean"}
+_INPUT_CAME_LATER = {"decode": "exact", "system": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,9 @@ def fingerprint_of(
     }
     if set(config.input.keep_columns) & set(ANSWER_SCHEMA.names):  # elsewhere no name depends on it
         sections["input"] |= {"keep_prefix": config.input.keep_prefix}
-    if config.input.decode != "exact":  # what there was before there was a choice
-        sections["input"] |= {"decode": config.input.decode}
+    sections["input"] |= {
+        name: value for name, before in _INPUT_CAME_LATER.items() if (value := getattr(config.input, name)) != before
+    }
     if labels:  # an output of numbers does not go on with names
         sections["input"] |= {"labels": list(labels)}
     # A round trip through JSON, so that parts read back from a file compare equal.

@@ -9,6 +9,7 @@ FLAGS = {
     "pruning.keep": "--keep",
     "input.prompt_column": "--prompt-column",
     "input.prompt": "--prompt",
+    "input.system": "--system",
     "input.questions": "--questions",
     "input.choices": "--choices",
     "input.keep_columns": "--keep-columns",

@@ -78,6 +78,7 @@ class Input(Section):
     `fetch`: which images may come from the web.
     `prompt` is a template over the columns, such as `What colour is the {thing}?`; or name a `prompt_column`; or ask
     several `questions` about each image, a section or just the words under a name each: rows `<id>#<name>`.
+    `system`: a system prompt for all rows, where the chat template has it; their computation on it is shared.
     `keep_columns` are carried into the answers; `*` stands for all but `image_column` and columns of bytes. One whose
     name the answers have themselves is carried with `keep_prefix` before it: `label` as `input_label`.
     `decoding_column` is a struct of any of `max_new_tokens, temperature, top_p, seed, stop`, which override the job's.
@@ -97,6 +98,7 @@ class Input(Section):
     prompt_column: str | None = None
     prompt: str | None = None
     raw_prompt: bool = False
+    system: str | None = None
     questions: dict[str, Question | str] | None = Field(default=None, min_length=1)
     max_new_tokens_column: str | None = None
     decoding_column: str | None = None
@@ -130,6 +132,13 @@ class Input(Section):
             raise ValueError("is empty")
         return value
 
+    @field_validator("system")
+    @classmethod
+    def _some_words(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty")
+        return value
+
     @field_validator("keep_columns", mode="before")
     @classmethod
     def _all_columns(cls, value: Any) -> Any:
@@ -155,6 +164,8 @@ class Input(Section):
             return self
         if sum(asked is not None for asked in (self.prompt, self.prompt_column, self.questions)) != 1:
             raise ValueError("give either a prompt (a template over columns) or a prompt_column, or several questions")
+        if self.raw_prompt and self.system is not None:
+            raise ValueError("raw_prompt is the whole text: write the system prompt into it")
         if self.choices is not None and self.choices_column is not None:
             raise ValueError("give either choices for all rows or a choices_column")
         for name in ("choices", "choices_column", "reference_column"):
@@ -170,7 +181,7 @@ class Input(Section):
         kind = KINDS[self.kind]
         if columns and not kind.has_columns:
             raise ValueError(f"{columns[0]} names a column, and input.kind {self.kind} has none")
-        asked = [name for name in ("prompt", "raw_prompt", "questions", "choices") if name in given]
+        asked = [name for name in ("prompt", "raw_prompt", "system", "questions", "choices") if name in given]
         if asked and not kind.asks:
             raise ValueError(f"{asked[0]}: records of input.kind {self.kind} say for themselves what is asked")
         return self

@@ -105,9 +105,12 @@ class Admission:
 
     def _prompt(self, record: Record) -> Prompt:
         longest = _CHARACTERS_PER_TOKEN * self._model.context_length
-        if record.prompt is not None and len(record.prompt) > longest:  # before minutes are spent on tokenizing it
-            raise PromptTooLong(f"the prompt has {len(record.prompt)} characters; the model's context is far smaller")
-        return self._preprocessor.prompt(record.prompt, num_images=len(record.images), raw=record.raw)
+        length = len(record.prompt or "") + len(record.system or "")
+        if length > longest:  # before minutes are spent on tokenizing it
+            raise PromptTooLong(f"the prompt has {length} characters; the model's context is far smaller")
+        return self._preprocessor.prompt(
+            record.prompt, num_images=len(record.images), raw=record.raw, system=record.system
+        )
 
     def _picture(self, source: ImageSource | None) -> Picture:
         if isinstance(source, Picture):

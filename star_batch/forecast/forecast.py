@@ -217,7 +217,8 @@ def _lengths_without_answers(
     prompts, failed, last = [], Counter[str](), ""
     for record in sample.records:
         try:
-            prompts.append(words.prompt(record.prompt, num_images=len(record.images), raw=record.raw).num_tokens)
+            prompt = words.prompt(record.prompt, num_images=len(record.images), raw=record.raw, system=record.system)
+            prompts.append(prompt.num_tokens)
         except RecordError as error:
             failed[error.kind] += 1
             last = f"{record.id}: {error}"

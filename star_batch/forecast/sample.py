@@ -57,10 +57,6 @@ class _Measuring:
         self.sizes.append(size or image.size)
         return self.preprocessor.picture(image, size)
 
-    @property
-    def can_shrink(self) -> bool:
-        return self.preprocessor.can_shrink
-
     def shrink(self, size: tuple[int, int]) -> int:
         return self.preprocessor.shrink(size)
 
@@ -89,7 +85,7 @@ def take_sample(config: JobConfig, plan: InputPlan, num_rows: int) -> RowSample:
     good = prepared.filter(prepared["error"].is_null())
     failed = prepared.filter(prepared["error"].is_valid())
     return RowSample(
-        records=tuple(to_records(good, raw=config.input.raw_prompt)),
+        records=tuple(to_records(good, config.input)),
         references=tuple(good["reference"].to_pylist()),
         failed=dict(Counter(failed["error_type"].to_pylist())),
         examples=_examples(failed),

@@ -36,9 +36,6 @@ _PROBLEMS = {error.kind: error for error in (ImageMissing, ImageTooLarge, ImageU
 class PictureMaker(Protocol):
     """What this stage needs of a checkpoint; see `models.Preprocessor`."""
 
-    @property
-    def can_shrink(self) -> bool: ...
-
     def picture(self, image: Image.Image, size: tuple[int, int] | None = None) -> Picture: ...
 
     def shrink(self, size: tuple[int, int]) -> int: ...

@@ -62,7 +62,7 @@ def kept_names(input: Input) -> Mapping[str, str]:
     return names
 
 
-def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:
+def to_records(rows: pa.Table, input: Input, with_kept: Callable[[str], bool] = lambda id: False) -> list[Record]:
     """Prepared rows, none of them failed, as the engine takes them; `with_kept` picks those that ask what was kept."""
     words = rows.select(_WORDS).to_pylist()
     return [
@@ -73,7 +73,8 @@ def to_records(rows: pa.Table, *, raw: bool, with_kept: Callable[[str], bool] = 
             max_new_tokens=row["max_new_tokens"],
             choices=tuple(row["choices"]) if row["choices"] is not None else None,
             stop=tuple(row["stop"] or ()),
-            raw=raw,
+            raw=input.raw_prompt,
+            system=input.system,
             temperature=row["temperature"],
             top_p=row["top_p"],
             seed=row["seed"],

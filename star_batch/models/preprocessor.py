@@ -87,13 +87,13 @@ class Preprocessor:
     def normalisation(self) -> Normalisation:
         return self._pixels.normalisation
 
-    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
+    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False, system: str | None = None) -> Prompt:
         """The token ids of the user's words; see `PromptTokenizer.prompt`."""
-        return self._words.prompt(text, num_images=num_images, raw=raw)
+        return self._words.prompt(text, num_images=num_images, raw=raw, system=system)
 
-    def render(self, prompt: str, num_images: int = 1) -> str:
+    def render(self, prompt: str, num_images: int = 1, system: str | None = None) -> str:
         """The whole text of the user's words, by the chat template; see `PromptTokenizer.render`."""
-        return self._words.render(prompt, num_images)
+        return self._words.render(prompt, num_images, system)
 
     @property
     def tokenizer(self) -> Any:

@@ -59,13 +59,16 @@ def _one_of_each(brought: Iterable[object], reasons: list[str]) -> Iterator[str]
 
 
 @lru_cache(maxsize=64)
-def check_ends(template: str, special_tokens: str) -> None:
+def check_ends(template: str, special_tokens: str, system: str | None = None) -> None:
     """Renders a short question in a process of its own; `special_tokens` are the tokenizer's, as JSON.
+
+    `system`: the content of a system turn before it, as JSON.
 
     Raises:
         ValueError: it takes too long, needs or makes too much, or is no template.
     """
-    messages = [{"role": "user", "content": message_content(["", "What is it?"])}]
+    before = [] if system is None else [{"role": "system", "content": json.loads(system)}]
+    messages = [*before, {"role": "user", "content": message_content(["", "What is it?"])}]
     variables = {"messages": messages, "tools": None, "documents": None}
     both = json.loads(special_tokens) | variables | {"add_generation_prompt": True}
     try:

@@ -5,7 +5,7 @@ Knows no pixel, no file and no model.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,9 @@ from star_batch.models.template import check_ends
 from star_batch.wording import printable
 
 _WORDS = "What is there to see?"
+_SYSTEM_WORDS = "Be brief and exact."
+
+NO_SYSTEM = "the checkpoint's chat template has no place for a system prompt: write it into the prompt"
 
 DEFAULT_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"
 """What a checkpoint without a chat template gets; the words of LLaVA-1.5, with a line for each image."""
@@ -39,6 +42,10 @@ class Prompt:
         return sum(map(len, self.texts))
 
 
+def _in_parts(text: str) -> object:
+    return [{"type": "text", "text": text}]
+
+
 class PromptTokenizer:
     """The user's words rendered and tokenized; `tokenizer` is the library's. Without a template: LLaVA-1.5's words."""
 
@@ -46,7 +53,11 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self.image_token = image_token
         self._template = template
-        self._own_special: dict[int, Counter[int]] = {}
+        self._own_special: dict[tuple[int, bool], Counter[int]] = {}
+
+    @property
+    def _special_tokens(self) -> str:
+        return json.dumps(self.tokenizer.special_tokens_map, default=str)
 
     @cached_property
     def image_id(self) -> int:
@@ -59,27 +70,29 @@ class PromptTokenizer:
         eos = self.tokenizer.eos_token_id
         return frozenset() if eos is None else frozenset((eos,))
 
-    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False) -> Prompt:
+    def prompt(self, text: str | None, *, num_images: int = 1, raw: bool = False, system: str | None = None) -> Prompt:
         """The token ids of the user's words, rendered with the chat template; `raw` takes them as the whole text.
 
         Raises:
             PromptMissing: null or blank.
-            PromptInvalid: marks for other than `num_images` images, special tokens among the user's words, or a raw
-                prompt that does not hold the image token once per image.
+            PromptInvalid: marks for other than `num_images` images, special tokens among the words, a raw prompt that
+                does not hold the image token once per image, or a `system` prompt that has no place.
         """
         if text is None or not text.strip():
             raise PromptMissing("the prompt is empty; give the words to ask")
-        ids = self._checked_ids(text, num_images, raw=raw)
+        if raw and system is not None:
+            raise PromptInvalid("a raw prompt is the whole text: write the system prompt into it")
+        ids = self._checked_ids(text, num_images, system, raw=raw)
         if ids.count(self.image_id) != num_images:
             raise PromptInvalid(self._why_not(text, num_images, raw=raw))
         if not raw:
-            self._check_special(ids, num_images)
+            self._check_special(ids, num_images, has_system=system is not None)
         return self._between_images(ids)
 
-    def _checked_ids(self, text: str, num_images: int, *, raw: bool) -> list[int]:
+    def _checked_ids(self, text: str, num_images: int, system: str | None, *, raw: bool) -> list[int]:
         try:
-            rendered = text if raw else self.render(text, num_images)
-            is_huge = len(rendered) > len(text) + LONGEST
+            rendered = text if raw else self.render(text, num_images, system)
+            is_huge = len(rendered) > len(text) + len(system or "") + LONGEST
             ids = [] if is_huge else self._ids(rendered)
         except RecordError:
             raise
@@ -91,30 +104,53 @@ class PromptTokenizer:
             raise PromptInvalid(f"the checkpoint's chat template makes {len(rendered):,} characters of it")
         return ids
 
-    def render(self, prompt: str, num_images: int = 1) -> str:
+    def render(self, prompt: str, num_images: int = 1, system: str | None = None) -> str:
         """The whole text of the user's words, by the chat template; marks among them say where the images go.
 
         Raises:
-            PromptInvalid: there are marks, but not as many as images.
+            PromptInvalid: there are marks, but not as many as images; or the template has no place for `system`.
             PromptMissing: there is nothing but marks.
         """
+        if system is not None and self._system_turn is None:
+            raise PromptInvalid(NO_SYSTEM)
         texts = between_images(prompt, num_images)
         if has_images_first(texts) or self._keeps_order:
-            return self._rendered(message_content(texts))
+            return self._rendered(message_content(texts), system)
         # As the LLaVA family was trained: among the words stands the bare token.
-        return self._rendered([{"type": "text", "text": self.image_token.join(texts)}])
+        return self._rendered([{"type": "text", "text": self.image_token.join(texts)}], system)
 
-    def _rendered(self, content: Sequence[dict[str, Any]]) -> str:
+    def _rendered(self, content: Sequence[dict[str, Any]], system: str | None = None) -> str:
         if self._template is None:
             words = [part.get("text", "") for part in content]
-            return DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * words.count(""), prompt="".join(words))
-        return self._by_template(self._template, content)
+            asked = DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * words.count(""), prompt="".join(words))
+            return asked if system is None else f"{system} {asked}"
+        turn = self._system_turn if system is not None else None
+        return self._by_template(self._template, content, turn(system) if turn and system is not None else None)
 
-    def _by_template(self, template: str, content: Sequence[dict[str, Any]]) -> str:
+    def _by_template(self, template: str, content: Sequence[dict[str, Any]], system: object = None) -> str:
+        before = [] if system is None else [{"role": "system", "content": system}]
         rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+            [*before, {"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return rendered
+
+    @cached_property
+    def _system_turn(self) -> Callable[[str], object] | None:
+        """How the template takes a system prompt: in parts, or as plain text; None if it has no place for one."""
+        if self._template is None:
+            return str
+        return next((turn for turn in (_in_parts, str) if self._takes(self._template, turn)), None)
+
+    def _takes(self, template: str, turn: Callable[[str], object]) -> bool:
+        try:
+            check_ends(template, self._special_tokens, json.dumps(turn(_SYSTEM_WORDS)))
+            rendered = self._by_template(template, message_content(["", _WORDS]), turn(_SYSTEM_WORDS))
+        except Exception:  # the template's code may refuse the role, or content of this form
+            return False
+        return rendered.count(_SYSTEM_WORDS) == 1 and _WORDS in rendered.partition(_SYSTEM_WORDS)[2]
 
     @cached_property
     def _keeps_order(self) -> bool:
@@ -131,9 +167,9 @@ class PromptTokenizer:
         special = {token_id for token_id, token in added.items() if token.special}
         return frozenset((special | {*self.tokenizer.all_special_ids, self.image_id}) - {self.tokenizer.unk_token_id})
 
-    def _check_special(self, ids: Sequence[int], num_images: int) -> None:
+    def _check_special(self, ids: Sequence[int], num_images: int, *, has_system: bool) -> None:
         """The user's words may neither bring a special token, as `</s>` in them does, nor displace one."""
-        found, own = self._special(ids), self._special_of_template(num_images)
+        found, own = self._special(ids), self._special_of_template(num_images, has_system=has_system)
         if found - own:
             names = ", ".join(map(str, self.tokenizer.convert_ids_to_tokens(list(found - own))))
             raise PromptInvalid(f"the prompt holds {names}, to the model no words: leave it out, or set raw_prompt")
@@ -143,10 +179,11 @@ class PromptTokenizer:
     def _special(self, ids: Sequence[int]) -> Counter[int]:
         return Counter(token_id for token_id in ids if token_id in self._special_ids)
 
-    def _special_of_template(self, num_images: int) -> Counter[int]:
-        if num_images not in self._own_special:
-            self._own_special[num_images] = self._special(self._ids(self.render("x", num_images)))
-        return self._own_special[num_images]
+    def _special_of_template(self, num_images: int, *, has_system: bool) -> Counter[int]:
+        key = num_images, has_system
+        if key not in self._own_special:
+            self._own_special[key] = self._special(self._ids(self.render("x", num_images, "x" if has_system else None)))
+        return self._own_special[key]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
@@ -185,7 +222,7 @@ class PromptTokenizer:
 
     def why_unusable(self, template: str) -> str | None:
         """Why a chat template cannot say where one image goes; None if it can."""
-        check_ends(template, json.dumps(self.tokenizer.special_tokens_map, default=str))
+        check_ends(template, self._special_tokens)
         try:
             rendered = self._by_template(template, message_content(["", _WORDS]))
             num_images = self._ids(rendered).count(self.image_id)

@@ -126,7 +126,7 @@ class EngineActor:
     async def _run(self, rows: pa.Table, ids: Rows) -> list[Answer]:
         wanted = rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string())))
         sampler = self._settings.sampler
-        records = to_records(wanted, raw=self._settings.config.input.raw_prompt, with_kept=sampler.picks)
+        records = to_records(wanted, self._settings.config.input, with_kept=sampler.picks)
         self._num_running += 1
         try:
             future = self._engine.submit(records, decoding=self._settings.config.decoding)

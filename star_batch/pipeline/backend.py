@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from star_batch.commit.fingerprint import Generation
 from star_batch.config import JobConfig, Model
-from star_batch.errors import ConfigError
+from star_batch.errors import ConfigError, RecordError
 from star_batch.inputs.planned_row import PictureMaker
 from star_batch.metrics import EngineStats, Readings
 from star_batch.options import Decoding
 from star_batch.records import Answer, Record
 
 if TYPE_CHECKING:
-    from star_batch.models import Checkpoint
+    from star_batch.models import Checkpoint, Preprocessor
 
 
 class RecordEngine(Protocol):
@@ -71,7 +71,7 @@ def _num_threads(config: JobConfig) -> int:
 
 
 @functools.cache
-def load_preprocessor(model: Model) -> PictureMaker:
+def load_preprocessor(model: Model) -> "Preprocessor":
     """The checkpoint's preprocessor, once per process; no weights.
 
     Raises:
@@ -101,18 +101,23 @@ def identify(job: JobConfig) -> Mapping[str, str]:
     layers, num_visual = config.text_config.num_hidden_layers, family.num_visual_of(config)
     make_plan(job.pruning, layers, num_visual, family.num_axes)
     check(checkpoint)
-    if job.input.decode == "fast":
-        _check_shrinking(model)
+    _check_input(job)
     if checkpoint.is_local:
         return digests(Path(checkpoint.source))
     return {"name": model.name, "commit": str(getattr(config, "_commit_hash", None))}
 
 
-def _check_shrinking(model: Model) -> None:
-    if not load_preprocessor(model).can_shrink:
+def _check_input(job: JobConfig) -> None:
+    """What only some checkpoints can do; the others' preprocessors are not loaded for it."""
+    if job.input.decode == "fast" and not load_preprocessor(job.model).can_shrink:
         raise ConfigError(
             "input.decode: fast is not known to work with this checkpoint's image processor: set input.decode: exact"
         )
+    if job.input.system is not None:
+        try:
+            load_preprocessor(job.model).prompt("x", system=job.input.system)
+        except RecordError as error:
+            raise ConfigError(f"input.system: {error}") from None
 
 
 def generation(job: JobConfig) -> Generation:

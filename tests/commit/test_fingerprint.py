@@ -25,6 +25,7 @@ def digest(checkpoint: dict[str, str] = CHECKPOINT, **sections: Any) -> str:
         {"input": {"prompt": "another {question}"}},
         {"input": {"keep_columns": ["question"]}},
         {"input": {"decode": "fast"}},
+        {"input": {"system": "be brief"}},
         {"output": {"token_ids": True}},
         {"model": {"name": "fake", "dtype": "float16"}},
         {"pruning": {"method": "star", "keep": 0.5}},
@@ -48,8 +49,8 @@ def test_where_and_how_the_work_is_done_does_not(sections: dict[str, Any]) -> No
     assert digest(**sections) == digest()
 
 
-def test_outputs_from_before_there_was_a_choice_how_to_decode_go_on() -> None:
-    assert not any("decode" in name for name in fingerprint_of(job("in", "out"), CHECKPOINT).parts)
+def test_outputs_from_before_there_were_these_keys_go_on() -> None:
+    assert not {"input.decode", "input.system"} & fingerprint_of(job("in", "out"), CHECKPOINT).parts.keys()
 
 
 def test_another_checkpoint_changes_it() -> None:

@@ -50,6 +50,14 @@ def test_an_answer_does_not_know_whether_its_beginning_was_shared(tiny: str, pru
     assert (shared.shared_tokens, unshared.shared_tokens) == (12 * BEGINNING, 0)
 
 
+def test_a_system_prompt_of_a_record_is_the_templates_text_and_is_shared(tiny: str) -> None:
+    records = [replace(record, system=SYSTEM) for record in random_records(6)]
+    found, stats = answers(tiny, records, Pruning(method="star", keep=16))
+    written, _ = answers(tiny, asked(random_records(6), f"USER: {SYSTEM}"), Pruning(method="star", keep=16))
+    assert found == written
+    assert stats.shared_tokens == 6 * (BEGINNING + 1)
+
+
 def test_none_equals_the_librarys_generate(tiny: str) -> None:
     library = Library(tiny)
     preprocessor = Preprocessor.from_checkpoint(Checkpoint(name=tiny))

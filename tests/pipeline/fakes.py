@@ -63,8 +63,6 @@ def die(order: str) -> None:
 class FakePreprocessor:
     """Every image becomes `SIDE` x `SIDE` pixels."""
 
-    can_shrink = False
-
     def shrink(self, size: tuple[int, int]) -> int:
         return 1
 
