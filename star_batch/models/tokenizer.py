@@ -111,21 +111,24 @@ class PromptTokenizer:
             PromptInvalid: there are marks, but not as many as images; or the template has no place for `system`.
             PromptMissing: there is nothing but marks.
         """
-        if system is not None and self._system_turn is None:
-            raise PromptInvalid(NO_SYSTEM)
+        before = self._system_content(system) if system is not None else None
         texts = between_images(prompt, num_images)
         if has_images_first(texts) or self._keeps_order:
-            return self._rendered(message_content(texts), system)
+            return self._rendered(message_content(texts), before)
         # As the LLaVA family was trained: among the words stands the bare token.
-        return self._rendered([{"type": "text", "text": self.image_token.join(texts)}], system)
+        return self._rendered([{"type": "text", "text": self.image_token.join(texts)}], before)
 
-    def _rendered(self, content: Sequence[dict[str, Any]], system: str | None = None) -> str:
+    def _system_content(self, system: str) -> object:
+        if self._system_turn is None:
+            raise PromptInvalid(NO_SYSTEM)
+        return self._system_turn(system)
+
+    def _rendered(self, content: Sequence[dict[str, Any]], system: object = None) -> str:
         if self._template is None:
             words = [part.get("text", "") for part in content]
             asked = DEFAULT_TEMPLATE.format(images=f"{self.image_token}\n" * words.count(""), prompt="".join(words))
             return asked if system is None else f"{system} {asked}"
-        turn = self._system_turn if system is not None else None
-        return self._by_template(self._template, content, turn(system) if turn and system is not None else None)
+        return self._by_template(self._template, content, system)
 
     def _by_template(self, template: str, content: Sequence[dict[str, Any]], system: object = None) -> str:
         before = [] if system is None else [{"role": "system", "content": system}]
