@@ -40,6 +40,7 @@ class Qwen2VL(Adapter):
         self._config._attn_implementation = PACKED_ATTENTION
         self._merger = self._tower.merger
         self._tower.merger = _Blocks(self._merge**2)
+        self._tower.patch_embed.proj = _PatchProduct(self._tower.patch_embed.proj)
         self._probe = AttentionProbe(num_leading=0)
         self._tower.blocks[-1].attn.probe = self._probe
         self._normalise = Normaliser(normalisation, self.dtype, self.device)
@@ -124,6 +125,20 @@ class _Blocks(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         return patches.view(-1, self._num_merged * patches.shape[-1])
+
+
+class _PatchProduct(nn.Module):
+    """A convolution that sees each pixel once, as the matrix product that it is.
+
+    `[P, 3, T, p, p]` to `[P, D]`. Convolutions are slower on CPUs, and on GPUs cuDNN plans one per number of patches.
+    """
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return nn.functional.linear(patches.flatten(1), self.weight)
 
 
 @lru_cache(maxsize=4096)
