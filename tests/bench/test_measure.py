@@ -100,6 +100,15 @@ def test_answers_of_another_length_are_no_measurement(monkeypatch: pytest.Monkey
     assert set(found.skipped.values()) == {"answers of [4] tokens; 5 were asked for"}
 
 
+def test_a_method_that_does_not_fit_is_left_out_and_named() -> None:
+    told: list[str] = []
+    found = compare(replace(OPTIONS, methods=("fastv",), keeps=(8, 0.9), answer_tokens=(2,), rounds=1), told.append)
+    assert [row.label for row in found.rows if row.method == "fastv"] == ["fastv 0.9"]
+    assert list(found.skipped) == ["fastv 8"]
+    assert "keep=8 cannot be met" in found.skipped["fastv 8"]
+    assert f"fastv 8 is left out: {found.skipped['fastv 8']}" in told
+
+
 def test_nothing_measured_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(bench: object, contender: object) -> None:
         raise torch.OutOfMemoryError
