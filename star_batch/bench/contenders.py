@@ -202,7 +202,7 @@ class _BatchTally:
 
 def label_of(pruning: Pruning) -> str:
     """How our engine under a pruning is called."""
-    return pruning.method if pruning.keep is None else f"{pruning.method} {pruning.keep:g}"
+    return pruning.method if pruning.keep is None else f"{pruning.method} {pruning.keep}"
 
 
 @dataclass(frozen=True, slots=True)
