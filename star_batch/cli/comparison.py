@@ -13,6 +13,7 @@ from star_batch.demo.compare import FEWEST_DIFFERING, SEED, Gain, Line, Measured
 from star_batch.demo.methods import Asked, parse_method
 from star_batch.demo.results import Comparison, prepare, write_comparison
 from star_batch.errors import ConfigError
+from star_batch.options import require
 from star_batch.pruning import Pruning
 
 _COLUMNS = ("Method", "Tokens", "Accuracy", "Images/s", "Over none", "Over random")
@@ -87,7 +88,7 @@ def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, 
     """Each method with budgets that follow the image, then with one for all at the mean cost of the first.
 
     Raises:
-        ConfigError: a method is not known or takes no such budget; nothing was measured.
+        ConfigError: a method is not known or takes no such budget, or none fits the model.
     """
     asked = {each.label: each for each in map(parse_method, methods or _BY_ATTENTION)}
     prunings = {label: each.pruning(keep_mass=mass) for label, each in asked.items()}
@@ -102,6 +103,7 @@ def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, 
             continue
         lines.append((f"{label}, mass {mass:g}", *_figures(following), _points(following.gain_over(fixed))))
         lines.append((label, *_figures(fixed), ""))
+    require(bool(lines), "\n".join(refused))
     show_table(("Method", "Tokens", "Accuracy", "Images/s", "Over fixed"), lines, is_folding=True)
     for why in refused:
         show_line(why)

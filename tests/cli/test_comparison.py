@@ -151,6 +151,8 @@ def test_a_budget_of_its_own_that_does_not_fit_costs_no_other_line(asking: Askin
     assert [line.split()[0] for line in lines[1:5]] == ["star,", "star", "vispruner,", "vispruner"]
     assert "star:late_layer=3 was not measured: late_layer=3: this model is not that deep" in lines
     assert "Over fixed: points above the line below it" in " ".join(result.stdout.split())
+    alone = invoke("demo", "--compare", "--rows", "4", "--keep-mass", "0.5", "--method", "star:late_layer=3")
+    assert (alone.exit_code, "not that deep" in alone.stderr) == (ConfigError.exit_code, True)
 
 
 def test_few_questions_are_called_few(asking: Asking) -> None:
