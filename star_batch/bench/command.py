@@ -239,9 +239,10 @@ def _console() -> Console:
 def _compare(out: Console, say: Callable[[str], None], comparison: Comparison, output: Path, *, wide: bool) -> None:
     from star_batch.bench.measure import compare
     from star_batch.bench.picture import draw
-    from star_batch.bench.results import write_results
+    from star_batch.bench.results import prepare, write_results
     from star_batch.bench.table import tables
 
+    prepare(output)
     results = compare(comparison, say)
     written = write_results(output, results)
     if results.rows:

@@ -1,13 +1,15 @@
 """What is compared, as plain data that is refused at birth if it cannot be. Knows no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from star_batch.bench.shapes import shape_named
 from star_batch.errors import ConfigError
-from star_batch.options import Dtype, EngineOptions, is_count
+from star_batch.options import Dtype, EngineOptions, check_amount, is_count
 from star_batch.pruning import CONTROLS, METHODS, Pruning
+from star_batch.pruning.plan import resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,10 @@ class Comparison:
         for name in ("answer_tokens", "generate_batches", "prompt_words"):
             for value in getattr(self, name):
                 _check_count(name, value)
+        for name in ("answer_tokens", "generate_batches"):
+            _check_once(name, getattr(self, name))
+        if self.keeps is not None and not self.keeps:
+            raise ConfigError("keeps: give at least one, or leave them out")
         if self.warm_up is not None and self.warm_up < 0:
             raise ConfigError(f"warm_up={self.warm_up}: give 0 or more")
         self._check_system_words()
@@ -103,12 +109,9 @@ class Comparison:
             ConfigError: a keep is out of range or above what an image has.
         """
         keeps = self.keeps if self.keeps is not None else (round(num_visual / 9), round(num_visual / 3))
-        for keep in keeps:
-            if isinstance(keep, int) and keep > num_visual:
-                raise ConfigError(f"keep={keep}: an image has {num_visual} visual tokens here")
         _, *controls = CONTROLS
         methods = dict.fromkeys((*controls, *self.methods)) if self.methods else ()
-        return [Pruning(), *(_pruning(method, keep) for method in methods for keep in keeps)]
+        return [Pruning(), *(_pruning(method, keep) for method in methods for keep in _each_once(keeps, num_visual))]
 
     def engine_options(self, num_requests: int) -> EngineOptions:
         """The same for every pruning, so that nothing but the pruning differs."""
@@ -117,8 +120,24 @@ class Comparison:
         return replace(options, max_rows=rows)
 
 
+def _each_once(keeps: Sequence[int | float], num_visual: int) -> list[int | float]:
+    """A share may be the same number of tokens as another keep: the first is taken."""
+    found: dict[int, int | float] = {}
+    for keep in keeps:
+        check_amount("keep", keep)
+        if isinstance(keep, int) and keep > num_visual:
+            raise ConfigError(f"keep={keep}: an image has {num_visual} visual tokens here")
+        found.setdefault(resolve(keep, num_visual), keep)
+    return list(found.values())
+
+
 def _pruning(method: str, keep: int | float) -> Pruning:
     return Pruning(method=method, keep=keep)
+
+
+def _check_once(name: str, values: Sequence[int]) -> None:
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{name}={','.join(map(str, values))}: give each number once")
 
 
 def _check_count(name: str, value: object) -> None:

@@ -200,6 +200,11 @@ class _BatchTally:
         self.slots_steps += steps * batch
 
 
+def label_of(pruning: Pruning) -> str:
+    """How our engine under a pruning is called."""
+    return pruning.method if pruning.keep is None else f"{pruning.method} {pruning.keep}"
+
+
 @dataclass(frozen=True, slots=True)
 class Ours:
     """Our engine under one pruning; every engine runs over the same tensors."""
@@ -213,8 +218,7 @@ class Ours:
 
     @property
     def label(self) -> str:
-        keep = self.pruning.keep
-        return self.pruning.method if keep is None else f"{self.pruning.method} {keep:g}"
+        return label_of(self.pruning)
 
     @contextmanager
     def opened(self, *, is_forced: bool) -> Iterator[Answering]:

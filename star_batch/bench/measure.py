@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from star_batch.bench.comparison import Comparison
-from star_batch.bench.contenders import Contender, Generate, Ours, Pass, release_memory
+from star_batch.bench.contenders import Contender, Generate, Ours, Pass, label_of, release_memory
 from star_batch.bench.memory import peak_bytes, reset_peak
 from star_batch.bench.rates import Rates, measure_rates
 from star_batch.bench.results import Results, Row, surroundings
@@ -24,7 +24,7 @@ from star_batch.bench.workload import Workload, make_workload
 from star_batch.engine import kv_cache
 from star_batch.engine.kv_cache import cache_dtype
 from star_batch.engine.threads import on_passing_thread
-from star_batch.errors import StarBatchError
+from star_batch.errors import ConfigError, StarBatchError
 from star_batch.pruning import make_plan
 
 Say = Callable[[str], None]
@@ -49,8 +49,8 @@ class _Bench:
     comparison: Comparison
     subject: Subject
     workload: Workload
-    contenders: Sequence[Generate | Ours]
     say: Say
+    contenders: list[Generate | Ours] = field(default_factory=list)
     measured: dict[str, _Measured] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -61,6 +61,10 @@ class _Bench:
     @property
     def remaining(self) -> list[Generate | Ours]:
         return [contender for contender in self.contenders if contender.label not in self.skipped]
+
+    def leave_out(self, label: str, why: str) -> None:
+        self.skipped[label] = why
+        self.say(f"{label} is left out: {why}")
 
 
 def compare(comparison: Comparison, say: Say = print) -> Results:
@@ -73,8 +77,8 @@ def compare(comparison: Comparison, say: Say = print) -> Results:
     say(f"loading {comparison.model or comparison.shape}")
     subject = on_passing_thread(lambda: _subject(comparison))
     workload = make_workload(comparison, subject.preprocessor)
-    contenders = on_passing_thread(lambda: _contenders(comparison, subject))
-    bench = _Bench(comparison=comparison, subject=subject, workload=workload, contenders=contenders, say=say)
+    bench = _Bench(comparison=comparison, subject=subject, workload=workload, say=say)
+    on_passing_thread(lambda: _enter_contenders(bench))
     say("measuring the device")
     rates = on_passing_thread(lambda: measure_rates(subject.device, subject.dtype))
     if workload.references is not None:
@@ -100,16 +104,18 @@ def _subject(comparison: Comparison) -> Subject:
     )
 
 
-def _contenders(comparison: Comparison, subject: Subject) -> list[Generate | Ours]:
+def _enter_contenders(bench: _Bench) -> None:
+    """A pruning that does not fit the model is left out, and the others are compared."""
+    comparison, subject = bench.comparison, bench.subject
     adapter, num_visual = subject.adapter(), subject.num_visual
     engine = comparison.engine_options(comparison.requests)
-    return [
-        *(Generate(subject, batch) for batch in comparison.generate_batches),
-        *(
-            Ours(subject, adapter, pruning, make_plan(pruning, adapter.num_layers, num_visual), engine)
-            for pruning in comparison.prunings(num_visual)
-        ),
-    ]
+    bench.contenders.extend(Generate(subject, batch) for batch in comparison.generate_batches)
+    for pruning in comparison.prunings(num_visual):
+        try:
+            plan = make_plan(pruning, adapter.num_layers, num_visual)
+            bench.contenders.append(Ours(subject, adapter, pruning, plan, engine))
+        except ConfigError as error:
+            bench.leave_out(label_of(pruning), str(error))
 
 
 def _in_turn(
@@ -122,8 +128,7 @@ def _in_turn(
             on_passing_thread(partial(work, bench, contender))
         except (torch.OutOfMemoryError, StarBatchError) as error:
             why = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
-            bench.skipped[contender.label] = why
-            bench.say(f"{contender.label} is left out: {why}")
+            bench.leave_out(contender.label, why)
 
 
 def _answer_freely(bench: _Bench, contender: Contender) -> None:

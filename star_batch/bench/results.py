@@ -65,7 +65,7 @@ class Row:
     def label(self) -> str:
         if self.batch is not None:
             return f"{self.method} {self.batch}"
-        return self.method if self.keep is None else f"{self.method} {self.keep:g}"
+        return self.method if self.keep is None else f"{self.method} {self.keep}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +104,26 @@ class Results:
         return {"about": self.about, "rows": [asdict(row) for row in self.rows], "skipped": self.skipped}
 
 
+def prepare(folder: Path) -> None:
+    """Makes the folder, so that nobody measures for nothing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
 def write_results(folder: Path, results: Results) -> list[Path]:
     """`bench.json` and `bench.csv`.
 
     Raises:
         OutputError: the folder cannot be written.
     """
+    prepare(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         written = folder / "bench.json", folder / "bench.csv"
         written[0].write_text(json.dumps(results.as_dict(), indent=2) + "\n", encoding="utf-8")
         with written[1].open("w", newline="", encoding="utf-8") as file:

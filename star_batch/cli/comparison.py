@@ -9,21 +9,25 @@ from star_batch.bench.results import surroundings
 from star_batch.cli.progress import working
 from star_batch.cli.screen import out, show_line, show_table
 from star_batch.config import Model
-from star_batch.demo.compare import SEED, Gain, Line, Measured, compare, held_out, measure, num_lines
+from star_batch.demo.compare import FEWEST_DIFFERING, SEED, Gain, Line, Measured, compare, held_out, measure, num_lines
 from star_batch.demo.methods import Asked, parse_method
 from star_batch.demo.results import Comparison, prepare, write_comparison
+from star_batch.errors import ConfigError
+from star_batch.options import require
 from star_batch.pruning import Pruning
 
 _COLUMNS = ("Method", "Tokens", "Accuracy", "Images/s", "Over none", "Over random")
 _ABOUT_ALL = (
-    "{rows:,} questions, the same for every line; ± is one standard error, in points. Tokens: visual"
+    "Questions: {rows:,}, the same for every line; ± is one standard error, in points. Tokens: visual"
     " tokens that a decoder layer sees on average. Images/s: from encoded images to answers, one engine"
-    " after the other, measured once; other work on this machine shows in it."
+    " after the other, measured once; other work on this machine shows in it. {gains}"
+    f" *: beyond two standard errors, with {FEWEST_DIFFERING} or more questions that only one of the two"
+    " answered right; chance alone does that about once in twenty."
 )
-_ABOUT_GAINS = (
-    " Over none, over random: points above it, by pairs of the same question; random at the same budget."
-    " *: beyond two standard errors, which chance alone does about once in twenty."
-)
+_OVER_CONTROLS = "Over none, over random: points above it, by pairs of the same question; random at the same budget."
+_OVER_FIXED = "Over fixed: points above the line below it, by pairs of the same question."
+_ABOUT_FEW = " So few questions say little, and their standard errors too: ask {least:,} or more."
+_FEW = 100
 
 
 def compare_methods(
@@ -47,7 +51,7 @@ def compare_methods(
     for line in lines:
         if line.refused is not None:
             show_line(f"{line.label} was not measured at {line.keep:g}: {line.refused}")
-    out.print("\n" + _ABOUT_ALL.format(rows=num_rows) + _ABOUT_GAINS, style="dim")
+    _explain(num_rows, _OVER_CONTROLS)
     if to is not None:
         _write(to, Comparison(lines=lines, kinds=tuple(row["kind"] for row in rows), about=_about(num_rows, keeps)))
 
@@ -81,20 +85,38 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, mass: float) -> None:
-    """Each method with budgets that follow the image, then with one for all at the mean cost of the first."""
-    rows, lines = held_out(num_rows), []
-    for each in map(parse_method, methods or _BY_ATTENTION):
-        with working(f"{each.label}, mass {mass:g}, then a fixed budget"):
-            following = measure(each.pruning(keep_mass=mass), rows, device=model.device, dtype=model.dtype)
-            fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
-        lines.append((f"{each.label}, mass {mass:g}", *_figures(following), _points(following.gain_over(fixed))))
-        lines.append((each.label, *_figures(fixed), ""))
+    """Each method with budgets that follow the image, then with one for all at the mean cost of the first.
+
+    Raises:
+        ConfigError: a method is not known or takes no such budget, or none fits the model.
+    """
+    asked = {each.label: each for each in map(parse_method, methods or _BY_ATTENTION)}
+    prunings = {label: each.pruning(keep_mass=mass) for label, each in asked.items()}
+    rows, lines, refused = held_out(num_rows), [], []
+    for label, pruning in prunings.items():
+        try:
+            with working(f"{label}, mass {mass:g}, then a fixed budget"):
+                following = measure(pruning, rows, device=model.device, dtype=model.dtype)
+                fixed = measure(following.as_fixed, rows, device=model.device, dtype=model.dtype)
+        except ConfigError as error:
+            refused.append(f"{label} was not measured: {error}")
+            continue
+        lines.append((f"{label}, mass {mass:g}", *_figures(following), _points(following.gain_over(fixed))))
+        lines.append((label, *_figures(fixed), ""))
+    require(bool(lines), "\n".join(refused))
     show_table(("Method", "Tokens", "Accuracy", "Images/s", "Over fixed"), lines, is_folding=True)
-    out.print("\n" + _ABOUT_ALL.format(rows=num_rows), style="dim")
+    for why in refused:
+        show_line(why)
+    _explain(num_rows, _OVER_FIXED)
 
 
 _BY_ATTENTION = ("vispruner", "star")
 """The methods that score tokens early."""
+
+
+def _explain(num_rows: int, gains: str) -> None:
+    few = _ABOUT_FEW.format(least=_FEW) if num_rows < _FEW else ""
+    out.print("\n" + _ABOUT_ALL.format(rows=num_rows, gains=gains) + few, style="dim")
 
 
 def _figures(result: Measured) -> tuple[str, ...]:

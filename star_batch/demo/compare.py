@@ -22,6 +22,8 @@ SEED = 7
 _WARM_UP_ROWS = 64
 _CLEAR = 2
 """Standard errors beyond which a difference is marked."""
+FEWEST_DIFFERING = 6
+"""Fewer pairs that differ all fall on one side by chance more than once in twenty: 2 / 2**5."""
 
 
 class Answering(Protocol):
@@ -32,15 +34,19 @@ class Answering(Protocol):
 
 
 class Gain(NamedTuple):
-    """A difference in accuracy on the same rows, and its standard error; both are shares."""
+    """A difference in accuracy on the same rows, and its standard error; both are shares.
+
+    `differing`: rows that only one of the two answered right.
+    """
 
     difference: float
     error: float
+    differing: int
 
     @property
     def is_clear(self) -> bool:
-        """Beyond two standard errors: by chance alone, about one in twenty is."""
-        return abs(self.difference) > _CLEAR * self.error
+        """Beyond two standard errors, of enough rows: by chance alone, about one in twenty is."""
+        return self.differing >= FEWEST_DIFFERING and abs(self.difference) > _CLEAR * self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +82,7 @@ class Measured:
         differences = [mine - theirs for mine, theirs in pairs]
         mean = sum(differences) / len(differences)
         variance = sum((difference - mean) ** 2 for difference in differences) / len(differences)
-        return Gain(mean, math.sqrt(variance / len(differences)))
+        return Gain(mean, math.sqrt(variance / len(differences)), sum(map(abs, differences)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

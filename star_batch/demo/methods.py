@@ -9,6 +9,7 @@ from star_batch.errors import ConfigError
 from star_batch.job_file import read_value
 from star_batch.options import check_amount, require
 from star_batch.pruning import CONTROLS, METHODS, Pruning
+from star_batch.pruning.plan import resolve
 from star_batch.wording import quoted
 
 KEEPS = (72, 36, 18)
@@ -65,25 +66,28 @@ def methods_of(typed: Iterable[str] | None) -> list[Asked]:
     """What is measured beside the controls: what was typed, each once, or every method.
 
     Raises:
-        ConfigError: as in `parse_method`.
+        ConfigError: as in `parse_method`, or what was typed is empty.
     """
     if typed is None:
         return every_method()
     asked = {each.label: each for each in map(parse_method, typed)}
+    require(bool(asked), "--method: give a method, or leave it out for every method")
     return [each for label, each in asked.items() if label not in CONTROLS]
 
 
 def budgets_of(typed: Iterable[int | float] | None) -> tuple[int | float, ...]:
-    """Each once, in the order typed.
+    """Each number of tokens once, in the order typed; a share may be the same number as another budget.
 
     Raises:
-        ConfigError: one is no budget, or above what an image has.
+        ConfigError: there is none, or one is no budget or above what an image has.
     """
-    keeps = {repr(keep): keep for keep in (KEEPS if typed is None else typed)}  # 1 is one token, 1.0 is all
-    for keep in keeps.values():
+    keeps: dict[int, int | float] = {}
+    for keep in KEEPS if typed is None else typed:
         check_amount("keep", keep)
         has_them = isinstance(keep, float) or keep <= NUM_PATCHES
         require(has_them, f"keep={keep}: an image of the demo has {NUM_PATCHES} visual tokens")
+        keeps.setdefault(resolve(keep, NUM_PATCHES), keep)
+    require(bool(keeps), "--keep: give a number of visual tokens or a share, or leave it out")
     return tuple(keeps.values())
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from star_batch.demo.picture import picture
 from star_batch.errors import OutputError
 
 NAMES = ("compare.json", "compare.csv", "compare.svg")
+_STORE = re.compile(r"[a-z][a-z0-9+.-]+:/")  # as a path has it: of two slashes one is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +31,22 @@ class Comparison:
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folder, so that nobody measures for nothing.
+    """Makes the folder and looks whether the files may be written, so that nobody measures for nothing.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it is no local folder or cannot be made, or one of the files cannot be written.
     """
+    if _STORE.match(str(folder)):
+        raise OutputError(f"{folder}: a comparison is written to a local folder only")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"{folder}: is a file; give a folder") from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
+    for place in (folder, *filter(Path.exists, (folder / name for name in NAMES))):
+        if not os.access(place, os.W_OK) or place.is_dir() != (place == folder):
+            raise OutputError(f"{place}: cannot be written; choose another folder")
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:

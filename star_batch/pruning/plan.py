@@ -21,9 +21,10 @@ if TYPE_CHECKING:  # options are checked where torch is not
 class VisualTokens(NamedTuple):
     """Images as the vision encoder left them; all that an early selection may look at.
 
-    `attention [B, H, Q, N]` softmaxed over the visual keys (Q = 1 for a CLS row), `features [B, N, D]`
-    before the projector, `seeds` a number per image that belongs to its record. Where the plan `reads_prompt`,
-    `relevance [B, N]`: the mean cosine of each projected token to the embeddings of the prompt's words.
+    `attention [B, H, Q, N]` as the encoder computed it: softmaxed over the visual keys or, for a CLS row (Q = 1), over
+    these and CLS, whose column is dropped. `features [B, N, D]` before the projector, `seeds` a number per image that
+    belongs to its record. Where the plan `reads_prompt`, `relevance [B, N]`: the mean cosine of each projected token to
+    the embeddings of the prompt's words.
     """
 
     attention: Tensor
@@ -54,7 +55,8 @@ class LateStep:
 class MassBudget:
     """A budget that follows the image: the fewest tokens that receive a share `mass` of its attention.
 
-    Never fewer than `least` nor more than `most`, numbers or shares of the image's tokens.
+    Never fewer than `least` nor more than `most`, numbers or shares of the image's tokens. Where a number and a share
+    contradict each other on an image, `least` holds.
     """
 
     mass: float
@@ -65,6 +67,10 @@ class MassBudget:
         """A number of tokens for an image of `num_visual`, from the attention `[H, Q, N]` that they receive."""
         least, most = resolve(self.least, num_visual), resolve(self.most, num_visual)
         return max(least, min(scores.num_for_mass(scores.received(attention), self.mass), most))
+
+    def most_for(self, num_visual: int) -> int:
+        """The most tokens that an image of `num_visual` may keep, whatever it shows."""
+        return max(resolve(self.least, num_visual), resolve(self.most, num_visual))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +101,7 @@ class PruningPlan:
 
     def counts(self, num_visual: int) -> tuple[int, ...]:
         """Visual tokens in each layer group for an image of `num_visual`; with a `budget`, the most there may be."""
-        return self.schedule(self.keep if self.budget is None else self.budget.most, num_visual)
+        return self.schedule(self.keep if self.budget is None else self.budget.most_for(num_visual), num_visual)
 
     def counts_of(self, attention: Tensor, num_visual: int) -> tuple[int, ...]:
         """The same for one image whose tokens receive the attention `[H, Q, N]`."""

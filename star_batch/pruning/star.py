@@ -88,14 +88,16 @@ class StarPruning(Pruning):
 
     @property
     def because(self) -> str:
-        return f" with early_keep={self.early_keep}, late_keep={self.late_keep}, late_layer={self.late_layer}"
+        given = {name: getattr(self, name) for name in ("early_keep", "late_keep", "late_layer")}
+        parts = [f"{name}={value}" for name, value in given.items() if value is not None]
+        return f" with {', '.join(parts)}" if parts else ""
 
 
 def select_early(attention: Tensor, num_keep: int) -> Tensor:
     """The tokens that receive the most visual self-attention.
 
     Args:
-        attention: `[..., H, Q, N]`, softmaxed over the visual keys; Q = 1 for a CLS row.
+        attention: `[..., H, Q, N]` that the visual keys receive; Q = 1 for a CLS row.
         num_keep: how many to keep, at most N.
 
     Returns:

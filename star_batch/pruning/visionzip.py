@@ -42,7 +42,7 @@ def select_dominant(attention: Tensor, num_keep: int, dominant_ratio: float = _D
     """The tokens that receive the most attention, then every so many of the others.
 
     Args:
-        attention: `[..., H, Q, N]`, softmaxed over the visual keys; Q = 1 for a CLS row.
+        attention: `[..., H, Q, N]` that the visual keys receive; Q = 1 for a CLS row.
         num_keep: how many to keep, at most N.
         dominant_ratio: share of `num_keep` that is taken by attention (rounded down).
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from star_batch import cli
+from star_batch.errors import OutputError
 
 COMPARE = ["bench", "compare"]
 TINY = [*COMPARE, "--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--requests", "3", "--rounds", "1"]
@@ -54,6 +55,14 @@ def test_a_comparison_is_printed_and_written(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"bench.json", "bench.csv", "bench.png"}
 
 
+def test_a_place_that_is_no_folder_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = invoke(*TINY, "--answer-tokens", "2", "--output", tmp_path / "file")
+    assert result.exit_code == OutputError.exit_code
+    assert "cannot be written" in result.stderr
+    assert "round 1" not in result.stderr
+
+
 def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
     quiet = invoke(*TINY, "--methods", "", "--generate-batches", "", "--answer-tokens", "2", "--output", tmp_path, "-q")
     assert quiet.exit_code == 0, quiet.output
@@ -84,6 +93,7 @@ def test_a_mix_needs_no_model() -> None:
         ([*COMPARE, "--shape", "7b"], "shape '7b' is not known; choose one of tiny, 94m"),
         ([*TINY, "--methods", "best"], "method 'best' is not known"),
         ([*TINY, "--keep", "few"], "--keep 'few': give values with commas"),
+        ([*TINY, "--keep", ""], "keeps: give at least one"),
         ([*TINY, "--keep", "65"], "keep=65: an image has 64 visual tokens here"),
         ([*TINY, "--prompt-words", "many"], "--prompt-words 'many'"),
         (["bench", "scale", "--seconds", "1"], "some engines might get no rows"),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from star_batch.bench import measure
 from star_batch.bench.comparison import Comparison
-from star_batch.bench.contenders import Answering, Generate, Pass
+from star_batch.bench.contenders import Answering, Generate, Pass, label_of
 from star_batch.bench.measure import compare, with_ratios
 from star_batch.bench.picture import draw
 from star_batch.bench.results import STAGES, Results, Row, surroundings, write_results
@@ -100,6 +100,15 @@ def test_answers_of_another_length_are_no_measurement(monkeypatch: pytest.Monkey
     assert set(found.skipped.values()) == {"answers of [4] tokens; 5 were asked for"}
 
 
+def test_a_method_that_does_not_fit_is_left_out_and_named() -> None:
+    told: list[str] = []
+    found = compare(replace(OPTIONS, methods=("fastv",), keeps=(8, 0.9), answer_tokens=(2,), rounds=1), told.append)
+    assert [row.label for row in found.rows if row.method == "fastv"] == ["fastv 0.9"]
+    assert list(found.skipped) == ["fastv 8"]
+    assert "keep=8 cannot be met" in found.skipped["fastv 8"]
+    assert f"fastv 8 is left out: {found.skipped['fastv 8']}" in told
+
+
 def test_nothing_measured_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(bench: object, contender: object) -> None:
         raise torch.OutOfMemoryError
@@ -149,6 +158,9 @@ def test_scenes_with_answers_give_accuracy() -> None:
         ({"rounds": 0}, "rounds=0"),
         ({"answer_tokens": ()}, "at least one length"),
         ({"answer_tokens": (3, 0)}, "answer_tokens=0"),
+        ({"answer_tokens": (3, 2, 3)}, "answer_tokens=3,2,3: give each number once"),
+        ({"generate_batches": (2, 2)}, "generate_batches=2,2: give each number once"),
+        ({"keeps": ()}, "keeps: give at least one"),
         ({"generate_batches": (7,)}, "needs as many requests; there are 6"),
         ({"prompt_words": (9, 8)}, "the least is above the most"),
         ({"max_rows": 0}, "max_rows=0"),
@@ -188,6 +200,11 @@ def test_a_method_is_measured_beside_its_controls(methods: tuple[str, ...], meas
     prunings = replace(OPTIONS, methods=methods, keeps=(8,)).prunings(64)
     assert [pruning.method for pruning in prunings] == measured
     assert {pruning.keep for pruning in prunings[1:]} <= {8}
+
+
+def test_each_number_of_tokens_is_measured_once_under_a_name_of_its_own() -> None:
+    prunings = replace(OPTIONS, methods=("star",), keeps=(1, 1.0, 32, 0.5, 1, 64)).prunings(64)
+    assert [label_of(each) for each in prunings if each.method == "star"] == ["star 1", "star 1.0", "star 32"]
 
 
 @pytest.mark.parametrize("keep", [65, 1.5, 0])

@@ -50,8 +50,9 @@ def test_what_is_measured() -> None:
     difference = mine.astype(float) - theirs
     assert result.accuracy == mine.mean()
     assert result.standard_error == pytest.approx(mine.std() / 20)
-    assert result.gain_over(baseline) == pytest.approx((difference.mean(), difference.std() / 20))
-    assert result.gain_over(result) == (0.0, 0.0)
+    num_differing = np.count_nonzero(difference)
+    assert result.gain_over(baseline) == pytest.approx((difference.mean(), difference.std() / 20, num_differing))
+    assert result.gain_over(result) == (0.0, 0.0, 0)
     assert result.images_per_second == 200.0
 
 
@@ -59,7 +60,14 @@ def test_what_is_measured() -> None:
     ("gain", "is_clear"), [((0.05, 0.02), True), ((-0.05, 0.02), True), ((0.03, 0.02), False), ((0.0, 0.0), False)]
 )
 def test_a_difference_is_clear_beyond_two_standard_errors(gain: tuple[float, float], is_clear: bool) -> None:
-    assert Gain(*gain).is_clear == is_clear
+    assert Gain(*gain, 10).is_clear == is_clear
+
+
+@pytest.mark.parametrize(("num_rows", "num_wrong"), [(1, 1), (5, 5), (40, 5)])
+def test_a_few_rows_that_differ_are_never_clear(num_rows: int, num_wrong: int) -> None:
+    right, wrong = [True] * num_rows, [False] * num_wrong + [True] * (num_rows - num_wrong)
+    assert not measured(wrong).gain_over(measured(right)).is_clear
+    assert measured([False] * 6).gain_over(measured([True] * 6)).is_clear
 
 
 @pytest.mark.parametrize(
@@ -125,12 +133,17 @@ def test_each_method_is_there_once_and_controls_need_not_be_asked_for() -> None:
     typed = ["star", "random", "none", "stride", "star", "random:seed=1", "star:late_layer=2"]
     assert [asked.label for asked in methods_of(typed)] == ["star", "random:seed=1", "star:late_layer=2"]
     assert methods_of(["none"]) == []
+    with pytest.raises(ConfigError, match="--method: give a method"):
+        methods_of([])
 
 
 def test_budgets() -> None:
     assert budgets_of(None) == KEEPS
     assert list(map(repr, budgets_of([36, 1, 1.0, 36]))) == ["36", "1", "1.0"]
     assert budgets_of([144]) == (144,)
+    assert budgets_of([0.25, 72, 36, 0.5, 18]) == (0.25, 72, 18), "a share and a number may be the same budget"
+    with pytest.raises(ConfigError, match="--keep: give a number"):
+        budgets_of([])
 
 
 @pytest.mark.parametrize(("keep", "message"), [(145, "has 144 visual tokens"), (0, "keep=0"), (1.5, "keep=1.5")])
@@ -167,9 +180,9 @@ def test_the_controls_come_first_whatever_is_asked_for() -> None:
 def test_gains_are_over_none_and_over_random_at_the_same_budget() -> None:
     none, random, _, star = lines_of([parse_method("star")], (36,))
     assert none.over_none is none.over_random is random.over_random is None
-    assert random.over_none == pytest.approx((-0.1, 0.3 / 10**0.5))
-    assert star.over_none == pytest.approx((-0.2, 0.4 / 10**0.5))
-    assert star.over_random == pytest.approx((-0.1, 0.3 / 10**0.5))
+    assert random.over_none == pytest.approx((-0.1, 0.3 / 10**0.5, 1))
+    assert star.over_none == pytest.approx((-0.2, 0.4 / 10**0.5, 2))
+    assert star.over_random == pytest.approx((-0.1, 0.3 / 10**0.5, 1))
 
 
 def test_a_budget_that_a_method_cannot_meet_is_a_line_that_says_so() -> None:

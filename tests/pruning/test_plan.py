@@ -8,6 +8,7 @@ from torch import Tensor
 
 from star_batch.errors import ConfigError
 from star_batch.pruning import METHODS, Pruning, make_plan
+from star_batch.pruning.plan import resolve
 from star_batch.pruning.scores import num_for_mass
 
 
@@ -163,6 +164,19 @@ def test_keep_mass_stays_between_its_bounds() -> None:
     plan = make_plan(pruning, 4, 100)
     assert [plan.counts_of(peaked(100, peaks), 100) for peaks in (10, 30, 60)] == [(8,), (15,), (20,)]
     assert plan.counts(100) == (20,)
+
+
+@pytest.mark.parametrize(("least", "most"), [(8, 0.01), (0.5, 3)])
+def test_the_least_holds_against_a_most_that_is_below_it_and_is_planned_for(
+    least: int | float, most: int | float
+) -> None:
+    plan = make_plan(Pruning(method="vispruner", keep_mass=0.5, keep_least=least, keep_most=most), 4, 100)
+    assert plan.counts_of(peaked(100, 10), 100) == plan.counts(100) == (resolve(least, 100),)
+
+
+def test_star_says_only_what_was_given_when_it_cannot_keep_so_many() -> None:
+    with pytest.raises(ConfigError, match="keep=18 cannot be met with early_keep=10: layers would see 10 of 144"):
+        make_plan(Pruning(method="star", keep=18, early_keep=10), 6, 144)
 
 
 def test_star_spends_what_keep_mass_allows_as_it_would_spend_keep() -> None:
