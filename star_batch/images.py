@@ -98,10 +98,7 @@ def decode_smaller(
     _hush()
     with _open(_read(data), quote) as image:
         size = _upright_size(_check(image, max_pixels))
-        if image.format in ("JPEG", "MPO"):
-            factor = shrink(size)
-            image.draft(None, (image.width // factor, image.height // factor))
-        return _render(image), size
+        return _render(image, shrink(size) if image.format in ("JPEG", "MPO") else 1), size
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -156,8 +153,10 @@ def _check(image: Image.Image, max_pixels: int) -> Image.Image:
     return image
 
 
-def _render(image: Image.Image) -> Image.Image:
+def _render(image: Image.Image, factor: int = 1) -> Image.Image:
     try:
+        if factor > 1:
+            image.draft(None, (image.width // factor, image.height // factor))
         image.load()
         return _turn(_to_rgb(image), _orientation(image))
     except Exception as error:  # see _unreadable

@@ -25,6 +25,7 @@ class _Resized(NamedTuple):
 
 
 _Rule: TypeAlias = Callable[[Any, int, int], _Resized]
+_Sizes: TypeAlias = tuple[set[str], ...]
 
 
 def can_shrink(images: Any) -> bool:
@@ -38,7 +39,7 @@ def shrink(images: Any, size: tuple[int, int]) -> int:
     `images`: the library's image processor. One that is not known here gets whole images.
     """
     rule = _rule(images)
-    if rule is None or min(size) < 1:
+    if rule is None:
         return 1
     width, height = size
     wanted = rule(images, height, width)
@@ -54,7 +55,8 @@ def _rule(images: Any) -> _Rule | None:
     kind = type(images)
     if not kind.__module__.startswith("transformers.") or not images.do_resize:
         return None
-    return _RULES.get(kind.__name__.removesuffix("Pil").removesuffix("Fast"))
+    known = _RULES.get(kind.__name__.removesuffix("Pil").removesuffix("Fast"))
+    return known[0] if known is not None and set(dict(images.size)) in known[1] else None
 
 
 def _one_view(images: Any, height: int, width: int) -> _Resized:
@@ -84,10 +86,12 @@ def _native(images: Any, height: int, width: int) -> _Resized:
     return _Resized(sides[0], sides[1], sides)
 
 
-_RULES: dict[str, _Rule] = {
-    "CLIPImageProcessor": _one_view,
-    "LlavaImageProcessor": _one_view,
-    "SiglipImageProcessor": _one_view,
-    "LlavaNextImageProcessor": _tiles,
-    "Qwen2VLImageProcessor": _native,
+# Each with the sizes that its rule knows: with a longest side as well, an image is resized in another way.
+_ONE: _Sizes = ({"height", "width"}, {"shortest_edge"})
+_RULES: dict[str, tuple[_Rule, _Sizes]] = {
+    "CLIPImageProcessor": (_one_view, _ONE),
+    "LlavaImageProcessor": (_one_view, _ONE),
+    "SiglipImageProcessor": (_one_view, _ONE),
+    "LlavaNextImageProcessor": (_tiles, _ONE),
+    "Qwen2VLImageProcessor": (_native, ({"shortest_edge", "longest_edge"},)),
 }

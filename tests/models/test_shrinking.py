@@ -58,18 +58,14 @@ def test_pictures_have_the_shape_that_whole_images_give(name: str, width: int, h
     assert image.size == (-(-width // factor), -(-height // factor))
     exact, fast = processor.picture(images.decode(data)), processor.picture(image, size)
     assert (fast.views.shape, fast.size) == (exact.views.shape, exact.size)
-    # The colours change by at most 255 levels over the 30 pixels of the shortest side: a pixel of the picture moves
-    # by less than one of the image's.
+    # Shapes that agree could still show another part of the image; its corners differ by far more.
     assert np.abs(fast.views.astype(int) - exact.views).mean() < 8
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_large_images_are_shrunk_and_keep_twice_what_is_wanted(name: str) -> None:
-    size = (4000, 3000)
-    factor = shrink(PROCESSORS[name], size)
-    assert factor == 8
-    small = shrink(PROCESSORS[name], (80, 60))
-    assert small == 1
+def test_large_images_are_shrunk_and_small_ones_are_not(name: str) -> None:
+    assert shrink(PROCESSORS[name], (4000, 3000)) == 8
+    assert shrink(PROCESSORS[name], (80, 60)) == 1
 
 
 @given(size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
@@ -137,6 +133,8 @@ def test_an_image_processor_that_is_not_known_gets_whole_images() -> None:
     assert shrink(unknown, (4000, 3000)) == 1
     assert can_shrink(PROCESSORS["clip"])
     assert not can_shrink(CLIPImageProcessorPil(do_resize=False))
+    for size in ({"shortest_edge": 56, "longest_edge": 80}, {"max_height": 56, "max_width": 56}, {"longest_edge": 56}):
+        assert not can_shrink(CLIPImageProcessorPil(size=size))
     # A checkpoint's own code may do anything, whatever it is called.
     theirs = type("CLIPImageProcessorPil", (CLIPImageProcessorPil,), {"__module__": "transformers_modules.theirs"})
     assert not can_shrink(theirs())
@@ -159,4 +157,4 @@ def test_the_benchmark_measures_what_a_job_does() -> None:
     assert [cost.divided_by for cost in costs] == [2, 1, 1]
     for cost in costs:
         assert (cost.most == 0) == (cost.divided_by == 1)
-        assert cost.mean <= cost.most <= 16
+        assert cost.mean <= cost.most <= 3
