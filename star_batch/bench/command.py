@@ -239,10 +239,11 @@ def _console() -> Console:
 def _compare(out: Console, say: Callable[[str], None], comparison: Comparison, output: Path, *, wide: bool) -> None:
     from star_batch.bench.measure import compare
     from star_batch.bench.picture import draw
-    from star_batch.bench.results import prepare, write_results
+    from star_batch.bench.results import NAMES, write_results
     from star_batch.bench.table import tables
+    from star_batch.storage.results import make_ready
 
-    prepare(output)
+    make_ready(output, NAMES)
     results = compare(comparison, say)
     written = write_results(output, results)
     if results.rows:

@@ -7,9 +7,9 @@ from typing import get_args
 
 from star_batch.bench.shapes import shape_named
 from star_batch.errors import ConfigError
-from star_batch.options import Dtype, EngineOptions, check_amount, is_count
+from star_batch.options import Dtype, EngineOptions, is_count
 from star_batch.pruning import CONTROLS, METHODS, Pruning
-from star_batch.pruning.plan import resolve
+from star_batch.pruning.plan import each_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,24 +111,13 @@ class Comparison:
         keeps = self.keeps if self.keeps is not None else (round(num_visual / 9), round(num_visual / 3))
         _, *controls = CONTROLS
         methods = dict.fromkeys((*controls, *self.methods)) if self.methods else ()
-        return [Pruning(), *(_pruning(method, keep) for method in methods for keep in _each_once(keeps, num_visual))]
+        return [Pruning(), *(_pruning(method, keep) for method in methods for keep in each_once(keeps, num_visual))]
 
     def engine_options(self, num_requests: int) -> EngineOptions:
         """The same for every pruning, so that nothing but the pruning differs."""
         options = EngineOptions(kv_memory_gib=self.kv_memory_gib, share_prefix=self.share_prefix)
         rows = self.max_rows if self.max_rows is not None else min(options.max_rows, num_requests)
         return replace(options, max_rows=rows)
-
-
-def _each_once(keeps: Sequence[int | float], num_visual: int) -> list[int | float]:
-    """A share may be the same number of tokens as another keep: the first is taken."""
-    found: dict[int, int | float] = {}
-    for keep in keeps:
-        check_amount("keep", keep)
-        if isinstance(keep, int) and keep > num_visual:
-            raise ConfigError(f"keep={keep}: an image has {num_visual} visual tokens here")
-        found.setdefault(resolve(keep, num_visual), keep)
-    return list(found.values())
 
 
 def _pruning(method: str, keep: int | float) -> Pruning:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from star_batch.bench.rates import synchronise
+from star_batch.bench.results import label_of
 from star_batch.bench.subject import Subject
 from star_batch.bench.workload import picture_of
 from star_batch.engine import Engine
@@ -200,11 +201,6 @@ class _BatchTally:
         self.slots_steps += steps * batch
 
 
-def label_of(pruning: Pruning) -> str:
-    """How our engine under a pruning is called."""
-    return pruning.method if pruning.keep is None else f"{pruning.method} {pruning.keep}"
-
-
 @dataclass(frozen=True, slots=True)
 class Ours:
     """Our engine under one pruning; every engine runs over the same tensors."""
@@ -218,7 +214,7 @@ class Ours:
 
     @property
     def label(self) -> str:
-        return label_of(self.pruning)
+        return label_of(self.pruning.method, self.pruning.keep)
 
     @contextmanager
     def opened(self, *, is_forced: bool) -> Iterator[Answering]:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from star_batch.bench.comparison import Comparison
-from star_batch.bench.contenders import Contender, Generate, Ours, Pass, label_of, release_memory
+from star_batch.bench.contenders import Contender, Generate, Ours, Pass, release_memory
 from star_batch.bench.memory import peak_bytes, reset_peak
 from star_batch.bench.rates import Rates, measure_rates
-from star_batch.bench.results import Results, Row, surroundings
+from star_batch.bench.results import Results, Row, label_of, surroundings
 from star_batch.bench.roofline import Cost, Job, kv_bytes_per_row, seconds_per_image
 from star_batch.bench.subject import Subject, make_subject
 from star_batch.bench.workload import Workload, make_workload
@@ -115,7 +115,7 @@ def _enter_contenders(bench: _Bench) -> None:
             plan = make_plan(pruning, adapter.num_layers, num_visual)
             bench.contenders.append(Ours(subject, adapter, pruning, plan, engine))
         except ConfigError as error:
-            bench.leave_out(label_of(pruning), str(error))
+            bench.leave_out(label_of(pruning.method, pruning.keep), str(error))
 
 
 def _in_turn(

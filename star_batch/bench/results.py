@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from star_batch.errors import OutputError
+from star_batch.storage.results import make_ready
 
 STAGES = ("vision", "select", "prefill", "decode", "other")
 """Keys of `stage_seconds`; the last is what none of them took."""
 
+NAMES = ("bench.json", "bench.csv", "bench.png")
+
 _PACKAGES = ("star-batch", "torch", "transformers", "tokenizers", "triton")
+
+
+def label_of(method: str, keep: int | float | None) -> str:
+    """How our engine is called under a pruning."""
+    return method if keep is None else f"{method} {keep}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +73,7 @@ class Row:
     def label(self) -> str:
         if self.batch is not None:
             return f"{self.method} {self.batch}"
-        return self.method if self.keep is None else f"{self.method} {self.keep}"
+        return label_of(self.method, self.keep)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,33 +112,21 @@ class Results:
         return {"about": self.about, "rows": [asdict(row) for row in self.rows], "skipped": self.skipped}
 
 
-def prepare(folder: Path) -> None:
-    """Makes the folder, so that nobody measures for nothing.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
 def write_results(folder: Path, results: Results) -> list[Path]:
     """`bench.json` and `bench.csv`.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    prepare(folder)
+    make_ready(folder, NAMES)
+    written = [folder / name for name in NAMES[:2]]
     try:
-        written = folder / "bench.json", folder / "bench.csv"
         written[0].write_text(json.dumps(results.as_dict(), indent=2) + "\n", encoding="utf-8")
         with written[1].open("w", newline="", encoding="utf-8") as file:
             _write_csv(file, results.rows)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-    return list(written)
+    return written
 
 
 def _write_csv(file: Any, rows: Sequence[Row]) -> None:

@@ -11,10 +11,11 @@ from star_batch.cli.screen import out, show_line, show_table
 from star_batch.config import Model
 from star_batch.demo.compare import FEWEST_DIFFERING, SEED, Gain, Line, Measured, compare, held_out, measure, num_lines
 from star_batch.demo.methods import Asked, parse_method
-from star_batch.demo.results import Comparison, prepare, write_comparison
+from star_batch.demo.results import NAMES, Comparison, write_comparison
 from star_batch.errors import ConfigError
 from star_batch.options import require
 from star_batch.pruning import Pruning
+from star_batch.storage.results import make_ready
 
 _COLUMNS = ("Method", "Tokens", "Accuracy", "Images/s", "Over none", "Over random")
 _ABOUT_ALL = (
@@ -39,7 +40,7 @@ def compare_methods(
         OutputError: `to` cannot be written.
     """
     if to is not None:
-        prepare(to)
+        make_ready(to, NAMES)
     rows, numbers, total = held_out(num_rows), count(1), num_lines(asked, keeps)
 
     def one(each: Asked, pruning: Pruning) -> Measured:
@@ -90,8 +91,8 @@ def compare_budgets(model: Model, num_rows: int, methods: Sequence[str] | None, 
     Raises:
         ConfigError: a method is not known or takes no such budget, or none fits the model.
     """
-    asked = {each.label: each for each in map(parse_method, methods or _BY_ATTENTION)}
-    prunings = {label: each.pruning(keep_mass=mass) for label, each in asked.items()}
+    asked = map(parse_method, methods or _BY_ATTENTION)
+    prunings = {each.label: each.pruning(keep_mass=mass) for each in asked}
     rows, lines, refused = held_out(num_rows), [], []
     for label, pruning in prunings.items():
         try:

@@ -7,9 +7,9 @@ from typing import Any
 from star_batch.demo.scenes import NUM_PATCHES
 from star_batch.errors import ConfigError
 from star_batch.job_file import read_value
-from star_batch.options import check_amount, require
+from star_batch.options import require
 from star_batch.pruning import CONTROLS, METHODS, Pruning
-from star_batch.pruning.plan import resolve
+from star_batch.pruning.plan import each_once
 from star_batch.wording import quoted
 
 KEEPS = (72, 36, 18)
@@ -81,14 +81,9 @@ def budgets_of(typed: Iterable[int | float] | None) -> tuple[int | float, ...]:
     Raises:
         ConfigError: there is none, or one is no budget or above what an image has.
     """
-    keeps: dict[int, int | float] = {}
-    for keep in KEEPS if typed is None else typed:
-        check_amount("keep", keep)
-        has_them = isinstance(keep, float) or keep <= NUM_PATCHES
-        require(has_them, f"keep={keep}: an image of the demo has {NUM_PATCHES} visual tokens")
-        keeps.setdefault(resolve(keep, NUM_PATCHES), keep)
+    keeps = each_once(KEEPS if typed is None else typed, NUM_PATCHES)
     require(bool(keeps), "--keep: give a number of visual tokens or a share, or leave it out")
-    return tuple(keeps.values())
+    return keeps
 
 
 def _has_default(option: Field[Any]) -> bool:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any
 from star_batch.demo.compare import Gain, Line, Measured, standard_error
 from star_batch.demo.picture import picture
 from star_batch.errors import OutputError
+from star_batch.storage.results import make_ready
 
 NAMES = ("compare.json", "compare.csv", "compare.svg")
-_STORE = re.compile(r"[a-z][a-z0-9+.-]+:/")  # as a path has it: of two slashes one is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,32 +28,13 @@ class Comparison:
         return {"about": self.about, "lines": [_as_dict(line, self.kinds) for line in self.lines]}
 
 
-def prepare(folder: Path) -> None:
-    """Makes the folder and looks whether the files may be written, so that nobody measures for nothing.
-
-    Raises:
-        OutputError: it is no local folder or cannot be made, or one of the files cannot be written.
-    """
-    if _STORE.match(str(folder)):
-        raise OutputError(f"{folder}: a comparison is written to a local folder only")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise OutputError(f"{folder}: is a file; give a folder") from None
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-    for place in (folder, *filter(Path.exists, (folder / name for name in NAMES))):
-        if not os.access(place, os.W_OK) or place.is_dir() != (place == folder):
-            raise OutputError(f"{place}: cannot be written; choose another folder")
-
-
 def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """`compare.json`, `compare.csv` and `compare.svg`.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    prepare(folder)
+    make_ready(folder, NAMES)
     written = [folder / name for name in NAMES]
     try:
         written[0].write_text(json.dumps(comparison.as_dict(), indent=2) + "\n", encoding="utf-8")

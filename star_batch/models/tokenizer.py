@@ -20,8 +20,6 @@ from star_batch.wording import printable
 _WORDS = "What is there to see?"
 _SYSTEM_WORDS = "Be brief and exact."
 
-NO_SYSTEM = "the checkpoint's chat template has no place for a system prompt: write it into the prompt"
-
 DEFAULT_TEMPLATE = "USER: {images}{prompt} ASSISTANT:"
 """What a checkpoint without a chat template gets; the words of LLaVA-1.5, with a line for each image."""
 
@@ -120,7 +118,9 @@ class PromptTokenizer:
 
     def _system_content(self, system: str) -> object:
         if self._system_turn is None:
-            raise PromptInvalid(NO_SYSTEM)
+            raise PromptInvalid(
+                "the checkpoint's chat template has no place for a system prompt: write it into the prompt"
+            )
         return self._system_turn(system)
 
     def _rendered(self, content: Sequence[dict[str, Any]], system: object = None) -> str:

@@ -89,7 +89,7 @@ def identify(job: JobConfig) -> Mapping[str, str]:
 
     Raises:
         ModelError: there is no such checkpoint, its family is not supported, or it cannot be loaded.
-        ConfigError: the pruning or `input.decode` does not fit it; better said now than by every actor.
+        ConfigError: the pruning, `input.decode` or `input.system` does not fit it; better said now than by every actor.
     """
     from star_batch.models import check, family_of
     from star_batch.pruning import make_plan
@@ -108,7 +108,7 @@ def identify(job: JobConfig) -> Mapping[str, str]:
 
 
 def _check_input(job: JobConfig) -> None:
-    """What only some checkpoints can do; the others' preprocessors are not loaded for it."""
+    """What only some checkpoints can do; the preprocessor is loaded only for a job that asks for it."""
     if job.input.decode == "fast" and not load_preprocessor(job.model).can_shrink:
         raise ConfigError(
             "input.decode: fast is not known to work with this checkpoint's image processor: set input.decode: exact"

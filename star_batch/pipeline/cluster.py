@@ -86,10 +86,10 @@ def _actors_released() -> Iterator[None]:
         raise
 
 
-def _frames(error: BaseException) -> list[FrameType]:
+def _frames(error: BaseException) -> set[FrameType]:
     """Of an error, of all that it was raised from or beside, and their callers': Ray Data cuts tracebacks short."""
-    errors: list[BaseException] = []
-    frames: list[FrameType] = []
+    errors: list[BaseException] = []  # by identity: an error may be equal to another, or have no hash
+    frames: set[FrameType] = set()
     todo: list[object] = [error]
     while todo:
         one = todo.pop()
@@ -98,7 +98,7 @@ def _frames(error: BaseException) -> list[FrameType]:
         errors.append(one)
         todo += [one.__cause__, one.__context__, getattr(one, "cause", None)]
         for frame, _ in traceback.walk_tb(one.__traceback__):
-            frames += [caller for caller, _ in traceback.walk_stack(frame)]
+            frames.update(caller for caller, _ in traceback.walk_stack(frame))
     return frames
 
 

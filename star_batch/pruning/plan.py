@@ -6,12 +6,12 @@ counted from 0: layers `0..K-1` see what was kept before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from star_batch.options import Positions
+from star_batch.options import Positions, check_amount, require
 from star_batch.pruning import scores
 
 if TYPE_CHECKING:  # options are checked where torch is not
@@ -118,6 +118,21 @@ def resolve(amount: int | float, num_visual: int) -> int:
     """A number of tokens from a number or a share, at least 1 and at most all."""
     wanted = round(amount * num_visual) if isinstance(amount, float) else amount
     return max(1, min(wanted, num_visual))
+
+
+def each_once(keeps: Iterable[int | float], num_visual: int) -> tuple[int | float, ...]:
+    """Budgets of an image, each number of tokens once: where a share is the same as another, the first is taken.
+
+    Raises:
+        ConfigError: one is no budget, or above what the image has.
+    """
+    found: dict[int, int | float] = {}
+    for keep in keeps:
+        check_amount("keep", keep)
+        has_them = isinstance(keep, float) or keep <= num_visual
+        require(has_them, f"keep={keep}: an image has {num_visual} visual tokens here")
+        found.setdefault(resolve(keep, num_visual), keep)
+    return tuple(found.values())
 
 
 def throughout(keep: int | float | None, num_visual: int) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def test_a_place_that_is_no_folder_is_said_before_anything_is_measured(tmp_path:
     (tmp_path / "file").touch()
     result = invoke(*TINY, "--answer-tokens", "2", "--output", tmp_path / "file")
     assert result.exit_code == OutputError.exit_code
-    assert "cannot be written" in result.stderr
+    assert "is a file; give a folder" in result.stderr
     assert "round 1" not in result.stderr
 
 

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from star_batch.bench import measure
 from star_batch.bench.comparison import Comparison
-from star_batch.bench.contenders import Answering, Generate, Pass, label_of
+from star_batch.bench.contenders import Answering, Generate, Pass
 from star_batch.bench.measure import compare, with_ratios
 from star_batch.bench.picture import draw
-from star_batch.bench.results import STAGES, Results, Row, surroundings, write_results
+from star_batch.bench.results import STAGES, Results, Row, label_of, surroundings, write_results
 from star_batch.bench.table import tables
 from star_batch.demo.dataset import write_parquet
 from star_batch.errors import ConfigError, InputError, StarBatchError
@@ -204,7 +204,8 @@ def test_a_method_is_measured_beside_its_controls(methods: tuple[str, ...], meas
 
 def test_each_number_of_tokens_is_measured_once_under_a_name_of_its_own() -> None:
     prunings = replace(OPTIONS, methods=("star",), keeps=(1, 1.0, 32, 0.5, 1, 64)).prunings(64)
-    assert [label_of(each) for each in prunings if each.method == "star"] == ["star 1", "star 1.0", "star 32"]
+    labels = [label_of(each.method, each.keep) for each in prunings if each.method == "star"]
+    assert labels == ["star 1", "star 1.0", "star 32"]
 
 
 @pytest.mark.parametrize("keep", [65, 1.5, 0])

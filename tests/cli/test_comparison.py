@@ -95,7 +95,7 @@ def test_a_clear_difference_is_marked(asking: Asking, monkeypatch: pytest.Monkey
         (["--compare", "--keep-mass", "0.5", "--method", "star,none"], "method='none' keeps every token"),
         (["--compare", "--keep-mass", "1.5"], "keep_mass=1.5: give a share"),
         (["--compare", "--keep", "few"], "'few' is neither a number (64) nor a share (0.25)"),
-        (["--compare", "--keep", "200"], "keep=200: an image of the demo has 144 visual tokens"),
+        (["--compare", "--keep", "200"], "keep=200: an image has 144 visual tokens here"),
         (["--method", "star,vispruner"], "--method takes one value here; several are for --compare"),
         (["--keep", "36", "--keep", "18"], "--keep takes one value here; several are for --compare"),
         (["--to", "there"], "--to goes with --compare, and without --keep-mass"),
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(asking
     [
         ("file", "is a file; give a folder"),
         ("taken", "compare.csv: cannot be written; choose another folder"),
-        ("s3://bucket/there", "s3:/bucket/there: a comparison is written to a local folder only"),
+        ("s3://bucket/there", "s3:/bucket/there: these results are written to a local folder only"),
     ],
 )
 def test_where_a_comparison_cannot_be_written(asking: Asking, tmp_path: Path, to: str, message: str) -> None:

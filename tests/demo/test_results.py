@@ -11,10 +11,11 @@ import pytest
 
 from star_batch.demo.compare import Line, Measured
 from star_batch.demo.picture import picture
-from star_batch.demo.results import Comparison, by_kind, prepare, write_comparison
+from star_batch.demo.results import NAMES, Comparison, by_kind, write_comparison
 from star_batch.errors import OutputError
 from star_batch.pruning import Pruning
 from star_batch.report.svg import COLOURS, apart
+from star_batch.storage.results import make_ready
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = ("count", "colour") * 20
@@ -147,6 +148,6 @@ def test_places_are_moved_apart_and_stay_inside(places: list[float], expected: l
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: is a file; give a folder"):
-        prepare(tmp_path / "file")
+        make_ready(tmp_path / "file", NAMES)
     with pytest.raises(OutputError, match="file: is a file; give a folder"):
         write_comparison(tmp_path / "file", COMPARISON)
